@@ -1,0 +1,195 @@
+"""Checkpoints: our own (one safetensors file with its configuration inside) and other people's pickles, read safely."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import PIDiffError
+
+METADATA_KEY = "pidiff"
+_LISTED_KEYS = 8  # keys named in an error; the rest are counted
+_BOMB_RATIO = 4  # a PyTorch archive is stored, not compressed: anything that unpacks to more than this is no checkpoint
+
+
+def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write one safetensors file: the tensors, and the configuration as JSON under the metadata key "pidiff".
+
+    The file is written beside its target and renamed, so that nobody ever reads half a file.
+    """
+    path = Path(path)
+    metadata = {METADATA_KEY: json.dumps(config, ensure_ascii=False, sort_keys=True)}
+    # Clones: safetensors refuses tensors that share memory, and views would drag their whole storage along.
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(owned, temporary, metadata=metadata)
+        temporary.replace(path)
+    except OSError as error:
+        raise PIDiffError(f"Cannot write {path}: {error.strerror or error}. Check folder and free space.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote: (tensors on the CPU, configuration).
+
+    Raises:
+        PIDiffError: missing, empty, a directory, damaged, or a safetensors file of another project.
+    """
+    tensors, metadata = load_safetensors(path)
+    if METADATA_KEY not in metadata:
+        raise PIDiffError(
+            f"{path} is a safetensors file, but not one of PIDiff's: its metadata have no '{METADATA_KEY}' entry "
+            f"(its first keys are {_some(sorted(tensors))}). Give a file that PIDiff has written."
+        )
+    try:
+        config = json.loads(metadata[METADATA_KEY])
+    except ValueError as error:
+        raise PIDiffError(f"The configuration inside {path} cannot be read: {error}. Save it again.") from error
+    if not isinstance(config, dict):
+        raise PIDiffError(f"The configuration inside {path} is no JSON object but a {type(config).__name__}.")
+    return tensors, config
+
+
+def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read any safetensors file: (tensors on the CPU, its metadata)."""
+    path = _existing_file(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            keys = list(file.keys())
+            return {name: file.get_tensor(name) for name in keys}, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise PIDiffError(
+            f"{path} is not a whole safetensors file ({error}){_what_it_is(path)}. Download or save it again."
+        ) from error
+
+
+def load_pickle(path: str | os.PathLike[str]) -> Any:
+    """Read a .pt, .pth or .bin file with `weights_only=True`, the one way in which a pickle cannot run code.
+
+    `argparse.Namespace` is let through as well: some e4e exports keep their training options in one.
+
+    Raises:
+        PIDiffError: missing, empty, a directory, truncated, not a pickle, a zip bomb, or one that wants to run code.
+    """
+    path = _existing_file(path)
+    _refuse_zip_bomb(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        hint = _what_it_is(path)
+        if hint or "Unsupported" not in str(error):
+            raise PIDiffError(f"{path} is not a PyTorch checkpoint{hint}. Download it again.") from error
+        raise PIDiffError(
+            f"{path} was refused: it holds objects other than tensors, which can run code when they are opened "
+            f"({_first_line(error)}). Nothing in it was executed. Use a file from its authors' own release page."
+        ) from error
+    except MemoryError as error:
+        raise PIDiffError(f"{path} asks for more memory than there is; it is no usable checkpoint.") from error
+    except Exception as error:  # torch's readers raise nearly every built-in kind on damaged files
+        raise PIDiffError(
+            f"{path} is damaged or cut short{_what_it_is(path)} ({type(error).__name__}: {_first_line(error)}). "
+            "Download it again from its release page and compare the size."
+        ) from error
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+    """Load weights into a module; every key must be used and every parameter filled, shapes included.
+
+    A module on the meta device takes the tensors themselves (no second copy in memory).
+
+    Raises:
+        PIDiffError: lists the keys that are missing, left over, wrongly shaped, or hold numbers that are not finite.
+    """
+    own = module.state_dict()
+    problems = []
+    if missing := [key for key in own if key not in state]:
+        problems.append(f"missing: {_some(missing)}")
+    if left_over := [key for key in state if key not in own]:
+        problems.append(f"left over: {_some(left_over)}")
+    tensors = {key: tensor for key, tensor in state.items() if key in own}
+    if not_tensors := [key for key, value in tensors.items() if not isinstance(value, Tensor)]:
+        problems.append(f"not tensors: {_some(not_tensors)}")
+        tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
+    wrong = [
+        f"{key} {tuple(tensor.shape)} instead of {tuple(own[key].shape)}"
+        for key, tensor in tensors.items()
+        if tensor.shape != own[key].shape
+    ]
+    if wrong:
+        problems.append(f"wrong shapes: {_some(wrong)}")
+    floats = {key: value for key, value in tensors.items() if value.is_floating_point()}
+    if not_finite := [key for key, value in floats.items() if not value.isfinite().all()]:
+        problems.append(f"not finite: {_some(not_finite)}")
+    if problems:
+        raise PIDiffError(f"The weights do not fit {name}: {'; '.join(problems)}. Is this the right file?")
+    on_meta = any(tensor.is_meta for tensor in own.values())
+    module.load_state_dict(dict(state), strict=True, assign=on_meta)
+
+
+def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose key starts with `prefix`, without it."""
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _existing_file(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise PIDiffError(f"{path} is a folder, not a file. Give the path of the checkpoint inside it.")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise PIDiffError(f"Cannot read {path}: {error.strerror or error}. Check the path.") from error
+    if size == 0:
+        raise PIDiffError(f"{path} is an empty file. Download it again.")
+    return path
+
+
+def _refuse_zip_bomb(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile:
+        return  # torch.load says what is wrong with it
+    if unpacked > _BOMB_RATIO * path.stat().st_size:
+        raise PIDiffError(
+            f"{path} was refused: its {path.stat().st_size} bytes unpack to {unpacked}, as in no PyTorch checkpoint."
+        )
+
+
+def _what_it_is(path: Path) -> str:
+    """A guess for the commonest mistake, a web page saved in place of the file; empty where there is none."""
+    with path.open("rb") as file:
+        head = file.read(512).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return ", but a web page that was saved under that name"
+    if head.startswith(b"version https://git-lfs"):
+        return ", but a Git LFS pointer (the file itself was not downloaded)"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else ""
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(keys[:_LISTED_KEYS])
+    return shown + (f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else "")

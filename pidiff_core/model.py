@@ -1,0 +1,83 @@
+"""What the PIDIFF_MODEL wire carries: the networks of one W+ space, and the two ways through them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import PIDiffError
+from .images import bchw_to_bhwc, check_image_bchw, resize_bchw
+from .shapes import check_shape
+from .wplus import WPlus, WPlusSpace
+
+if TYPE_CHECKING:
+    from .adapter.adapter import IdentityAdapter
+    from .face.detection import FaceDetector
+
+
+@dataclass(frozen=True, eq=False)
+class PIDiffModel:
+    """The parts that are at hand for one W+ space. Any network may be absent; what needs it then says so."""
+
+    space: WPlusSpace
+    latent_avg: Tensor  # (S, D): the generator's average code
+    adapter: IdentityAdapter | None = None
+    encoder: nn.Module | None = None  # crops (B, 3, H, H) in [-1, 1] -> offsets (B, S, D)
+    generator: nn.Module | None = None  # .synthesis(codes (B, S, D), noise=...) -> (B, 3, size, size) in [-1, 1]
+    directions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (S, D) or (1, D)
+    source: str = ""  # the file or bundle, for people
+    crop_size: int = 256  # px: the aligned crop that the encoder reads
+    detector_hint: str = ""  # the detector that suits this model's pictures, where it is not the default
+    detector: FaceDetector | None = None  # the model's own detector, tried when the usual one finds nothing
+
+    def __post_init__(self) -> None:
+        check_shape(self.latent_avg, f"{self.space.num_styles} {self.space.width}", name=f"latent_avg of {self.space}")
+
+    def require(self, part: str, *, purpose: str) -> Any:
+        """The network called `part`; PIDiffError where this model has none."""
+        network = getattr(self, part)
+        if network is None:
+            raise PIDiffError(
+                f"The PIDiff model '{self.source or self.space.name}' has no {part}, which is needed {purpose}. "
+                f"Choose a file for the {part} in the loader node."
+            )
+        return network
+
+
+def encode(
+    model: PIDiffModel, crops_bchw: Tensor, *, source: str = "", origin: Mapping[str, Any] | None = None
+) -> WPlus:
+    """Read W+ codes from aligned crops (B, 3, H, H) in [-1, 1], background already removed.
+
+    Any square size will do: it is resized to `model.crop_size`. Runs where the encoder's weights are, in their type.
+
+    Raises:
+        PIDiffError: no encoder, a crop that is not square, or an encoder whose output is not finite.
+    """
+    encoder = model.require("encoder", purpose="to read codes from a photo")
+    sizes = check_image_bchw(crops_bchw, name="the aligned crop")
+    if sizes["H"] != sizes["W"]:
+        raise PIDiffError(f"The aligned crop should be square, but it is {sizes['W']}x{sizes['H']} pixels.")
+    weight = next(encoder.parameters())
+    with torch.no_grad():
+        crops = resize_bchw(crops_bchw.float(), model.crop_size).to(weight)
+        offsets = encoder(crops).float().cpu()
+    return WPlus.from_offsets(offsets, model.latent_avg.float().cpu(), space=model.space, source=source, origin=origin)
+
+
+def decode(model: PIDiffModel, wplus: WPlus) -> Tensor:
+    """The generator's portraits of these codes: image_bhwc (B, size, size, 3) in [0, 1], the same every time."""
+    generator = model.require("generator", purpose="to show codes as a portrait")
+    if wplus.space != model.space:
+        raise PIDiffError(
+            f"These W+ codes belong to {wplus.space}, but the model is of {model.space}. "
+            "Use the model that the codes were encoded with."
+        )
+    weight = next(generator.parameters())
+    with torch.no_grad():
+        pictures = [generator.synthesis(codes[None].to(weight), noise="fixed").cpu() for codes in wplus.codes]
+    return bchw_to_bhwc(torch.cat(pictures))
