@@ -9,8 +9,9 @@ import textwrap
 import time
 from pathlib import Path
 
-import comfy_host
 import pytest
+
+import comfy_host
 
 
 def test_comfy_modules_win_over_the_checkouts_own(comfy, root):
