@@ -40,7 +40,7 @@ class Hair:
 def hair_colour(name: str, shade: float) -> Colour:
     """A named colour, from a deep (shade 0) to a bright (1) variant."""
     base = HAIR_COLOURS[name]
-    return mix(scaled(base, 0.84), mix(base, (255, 255, 255), 0.16), shade)
+    return mix(scaled(base, 0.76), mix(base, (255, 255, 255), 0.22), shade)
 
 
 def _bumpy(x: float, y: float, radius_x: float, radius_y: float, *, bumps: int, depth: float) -> np.ndarray:

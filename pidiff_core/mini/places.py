@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -12,11 +13,17 @@ from .canvas import Colour, mix, scaled
 Random = np.random.Generator
 
 
+@lru_cache(maxsize=8)
+def _ramp(size_px: int) -> Image.Image:
+    """A mask from 0 at the top to 255 at the bottom."""
+    return Image.linear_gradient("L").resize((size_px, size_px))
+
+
 class _Sheet:
     """Shapes in picture coordinates, 0..1 from the upper left corner."""
 
     def __init__(self, size_px: int, top: Colour, bottom: Colour) -> None:
-        ramp = Image.linear_gradient("L").resize((size_px, size_px))
+        ramp = _ramp(size_px)
         self.image = Image.composite(Image.new("RGB", ramp.size, bottom), Image.new("RGB", ramp.size, top), ramp)
         self._size = size_px
         self._draw = ImageDraw.Draw(self.image)
