@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import comfy_host
 import pytest
+
+import comfy_host
 
 
 @pytest.mark.host
