@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -106,6 +107,29 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
             f"{path} is damaged or cut short{_what_it_is(path)} ({type(error).__name__}: {_first_line(error)}). "
             "Download it again from its release page and compare the size."
         ) from error
+
+
+def file_kind(path: str | os.PathLike[str]) -> str:
+    """What a file is by its first bytes, never by its name: "npy", "safetensors", or "pickle" (also where unknown)."""
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(9)
+        if head.startswith(b"\x93NUMPY"):
+            return "npy"
+        if head[8:9] == b"{":  # a length of eight bytes, then JSON
+            return "safetensors"
+    return "pickle"  # its reader finds the words for what is missing, empty or a folder
+
+
+def load_array(path: str | os.PathLike[str]) -> Tensor:
+    """Read a .npy array of numbers as a float32 tensor; arrays of pickled objects are refused."""
+    path = _existing_file(path)
+    try:
+        array = np.load(path, allow_pickle=False)
+        return torch.from_numpy(array.astype(np.float32))
+    except (ValueError, TypeError, OSError, EOFError) as error:
+        raise PIDiffError(f"{path} is no .npy array of numbers, or it is cut short ({_first_line(error)}).") from error
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:

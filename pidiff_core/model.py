@@ -31,11 +31,14 @@ class PIDiffModel:
     directions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (S, D) or (1, D)
     source: str = ""  # the file or bundle, for people
     crop_size: int = 256  # px: the aligned crop that the encoder reads
-    detector_hint: str = ""  # the detector that suits this model's pictures, where it is not the default
-    detector: FaceDetector | None = None  # the model's own detector, tried when the usual one finds nothing
+    detector: FaceDetector | None = None  # the model's own, for pictures of its kind; asked when the usual one fails
+    detector_hint: str = ""  # "own" asks the model's own detector first
 
     def __post_init__(self) -> None:
         check_shape(self.latent_avg, f"{self.space.num_styles} {self.space.width}", name=f"latent_avg of {self.space}")
+        for network in (self.encoder, self.generator):
+            if network is not None:
+                network.eval()  # batch statistics would make a code depend on its neighbours
 
     def require(self, part: str, *, purpose: str) -> Any:
         """The network called `part`; PIDiffError where this model has none."""
@@ -46,6 +49,14 @@ class PIDiffModel:
                 f"Choose a file for the {part} in the loader node."
             )
         return network
+
+    def require_space_of(self, wplus: WPlus) -> None:
+        """Raise PIDiffError unless these codes live in this model's space."""
+        if wplus.space != self.space:
+            raise PIDiffError(
+                f"These W+ codes belong to {wplus.space}, but the PIDiff model is of {self.space}. "
+                "Use the model that the codes were encoded with."
+            )
 
 
 def encode(
@@ -72,11 +83,7 @@ def encode(
 def decode(model: PIDiffModel, wplus: WPlus) -> Tensor:
     """The generator's portraits of these codes: image_bhwc (B, size, size, 3) in [0, 1], the same every time."""
     generator = model.require("generator", purpose="to show codes as a portrait")
-    if wplus.space != model.space:
-        raise PIDiffError(
-            f"These W+ codes belong to {wplus.space}, but the model is of {model.space}. "
-            "Use the model that the codes were encoded with."
-        )
+    model.require_space_of(wplus)
     weight = next(generator.parameters())
     with torch.no_grad():
         pictures = [generator.synthesis(codes[None].to(weight), noise="fixed").cpu() for codes in wplus.codes]

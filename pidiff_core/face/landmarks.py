@@ -53,6 +53,12 @@ def parse_points(text: str) -> Tensor:
     return torch.tensor(numbers).reshape(-1, 2)
 
 
+def are_landmarks(text: str) -> bool:
+    """Whether this text is meant as points of a face, and not as nothing or as boxes (two points in every line)."""
+    counts = [len(parse_points(line)) for line in text.splitlines() if line.strip()]
+    return sum(counts) >= 5 and set(counts) != {2}
+
+
 def five_points(points: Tensor) -> Tensor:
     """Reduce 5 points, 2 corners of a box (left, top; right, bottom) or 68 iBUG points to the five (5, 2)."""
     if len(points) == 5:

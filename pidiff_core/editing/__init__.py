@@ -1,0 +1,1 @@
+"""Style editing in W+: directions, and mixing the levels of two people."""

@@ -1,0 +1,75 @@
+"""Which detectors to ask, in which order, from the user's choice and from what is installed."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+
+from ..errors import PIDiffError
+from .detection import FaceDetector
+from .mtcnn import MTCNNDetector, mtcnn_installed
+from .yunet import YuNetDetector
+
+CHOICES = ("auto", "mtcnn", "yunet", "whole image")
+YUNET_FILE = "yunet_final.pth"
+YUNET_LINK = "github.com/kornia/data"
+
+
+@functools.lru_cache(maxsize=2)
+def _yunet(path: str, _modified: float) -> YuNetDetector:
+    return YuNetDetector(path)
+
+
+def choose_detectors(
+    choice: str,
+    *,
+    own: FaceDetector | None = None,
+    own_first: bool = False,
+    yunet_path: str | None = None,
+    searched: Sequence[str] = (),
+) -> list[FaceDetector]:
+    """The detectors to ask, the best one first; none for "whole image".
+
+    Args:
+        choice: one of CHOICES. "auto" is MTCNN where it is installed, then the model's own detector, then YuNet
+            where its file is.
+        own: the detector that comes with the PIDiff model, for pictures of its own kind.
+        own_first: ask that one before the others.
+        yunet_path: YuNet's weights file, where there is one.
+        searched: the folders that were searched for it, for the error.
+
+    Raises:
+        PIDiffError: an unknown choice, or a detector that is not at hand.
+    """
+    if choice == "whole image":
+        return []
+    places = f" (searched: {', '.join(searched)})" if searched else ""
+    get_yunet = f"put {YUNET_FILE} from {YUNET_LINK} into the folder models/pidiff{places}"
+    if choice == "mtcnn":
+        return [MTCNNDetector()]  # says itself what to install
+    if choice == "yunet":
+        if yunet_path is None:
+            raise PIDiffError(f"The YuNet detector has no weights file: {get_yunet}, or choose another detector.")
+        return [_load_yunet(yunet_path)]
+    if choice != "auto":
+        raise PIDiffError(f"The detector should be one of {', '.join(CHOICES)}, but it is '{choice}'.")
+    found: list[FaceDetector] = [MTCNNDetector()] if mtcnn_installed() else []
+    if own is not None:
+        found.insert(0 if own_first else len(found), own)
+    if yunet_path is not None:
+        found.append(_load_yunet(yunet_path))
+    if not found:
+        raise PIDiffError(
+            "No face detector is at hand. Install one with `pip install --no-deps facenet-pytorch`, or "
+            f"{get_yunet}, or give the face's landmarks or box, or choose 'whole image' for an aligned portrait."
+        )
+    return found
+
+
+def _load_yunet(path: str) -> YuNetDetector:
+    try:
+        modified = os.path.getmtime(path)  # noqa: PTH204 (a plain string is the cache's key)
+    except OSError as error:
+        raise PIDiffError(f"Cannot read {path}: {error.strerror or error}.") from error
+    return _yunet(path, modified)
