@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import uuid
 import zipfile
 from collections.abc import Mapping
@@ -37,12 +38,13 @@ def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor],
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(owned, temporary, metadata=metadata)
-        temporary.replace(path)
-    except OSError as error:
-        raise PIDiffError(f"Cannot write {path}: {error.strerror or error}. Check folder and free space.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            save_file(owned, temporary, metadata=metadata)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise PIDiffError(f"Cannot write {path} ({error}). Check the folder and the free space.") from error
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -89,22 +91,24 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
     """
     path = _existing_file(path)
     _refuse_zip_bomb(path)
+    with path.open("rb") as file:
+        if not file.read(4).startswith((b"PK\x03\x04", b"\x80")):  # an archive of PyTorch's, or a bare pickle
+            raise PIDiffError(f"{path} is not a PyTorch checkpoint{_what_it_is(path)}. Download it again.")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        hint = _what_it_is(path)
-        if hint or "Unsupported" not in str(error):
-            raise PIDiffError(f"{path} is not a PyTorch checkpoint{hint}. Download it again.") from error
+        forbidden = re.search(r"(?:GLOBAL|class|call) ([\w.]+)", str(error))  # torch's text goes on with bad advice
         raise PIDiffError(
-            f"{path} was refused: it holds objects other than tensors, which can run code when they are opened "
-            f"({_first_line(error)}). Nothing in it was executed. Use a file from its authors' own release page."
+            f"{path} was refused: it holds objects other than tensors, which can run code when they are opened"
+            f"{f' ({forbidden[1]})' if forbidden else ''}. Nothing in it was executed. "
+            "Use a file from its authors' own release page."
         ) from error
     except MemoryError as error:
         raise PIDiffError(f"{path} asks for more memory than there is; it is no usable checkpoint.") from error
     except Exception as error:  # torch's readers raise nearly every built-in kind on damaged files
         raise PIDiffError(
-            f"{path} is damaged or cut short{_what_it_is(path)} ({type(error).__name__}: {_first_line(error)}). "
+            f"{path} is damaged or cut short ({type(error).__name__}: {_first_line(error)}). "
             "Download it again from its release page and compare the size."
         ) from error
 

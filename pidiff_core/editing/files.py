@@ -1,7 +1,7 @@
 """Directions as files, in the layouts that are in circulation.
 
 (S, D) or (1, D) arrays and tensors (.npy, .pt, .pth); lists of (1, S, D) tensors; GANSpace's principal components
-(`mean`, `comp`, `std`), where one step is one standard deviation along a component.
+(`mean`, `comp`, `std`), where one step is one standard deviation along a component, and its tables of named edits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from ..errors import PIDiffError
 from ..shapes import check_shape
 from .directions import Direction
 
-SUFFIXES = (".npy", ".pt", ".pth")
+SUFFIXES = (".npy", ".pt", ".pth", ".csv")
+COMPONENTS_FILE = "ffhq_pca.pt"  # stands beside a table of named edits
 
 
 def load_directions(path: str | os.PathLike[str]) -> dict[str, Direction]:
@@ -27,6 +28,8 @@ def load_directions(path: str | os.PathLike[str]) -> dict[str, Direction]:
         PIDiffError: a damaged file, or one without directions.
     """
     path = Path(path)
+    if path.suffix == ".csv":
+        return _ganspace_table(path, load_directions(path.with_name(COMPONENTS_FILE)))
     content = load_array(path) if file_kind(path) == "npy" else load_pickle(path)
     if isinstance(content, dict):
         vectors = _ganspace(content, path)
@@ -41,31 +44,27 @@ def load_directions(path: str | os.PathLike[str]) -> dict[str, Direction]:
     return {f"{path.name}:{index}": Direction(f"{path.name}:{index}", vector) for index, vector in enumerate(vectors)}
 
 
-def load_ganspace_table(path: str | os.PathLike[str], components: dict[str, Direction]) -> dict[str, Direction]:
-    """Named edits of GANSpace's table: `name  component  first_style  last_style  strength`, separated by tabs.
-
-    Args:
-        path: the table.
-        components: what `load_directions` read from the principal components.
-
-    Raises:
-        PIDiffError: a line that is not of this form, or a component that is not there.
-    """
+def _ganspace_table(path: Path, components: dict[str, Direction]) -> dict[str, Direction]:
+    """`name  component  first_style  end_style  strength` in every line, tabs between; the end style is not touched."""
     numbered = list(components.values())
     edits = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PIDiffError(f"Cannot read the table {path}: {error}.") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
         try:
             name, *fields = line.split("\t")
-            component, first, last = (int(field) for field in fields[:3])
+            component, first, end = (int(field) for field in fields[:3])
             source, strength = numbered[component], float(fields[3])
         except (ValueError, IndexError) as error:
             raise PIDiffError(
-                f"Line {number} of {path} should be 'name, component, first style, last style, strength' with tabs "
+                f"Line {number} of {path} should be 'name, component, first style, end style, strength' with tabs "
                 f"between, and a component below {len(numbered)}, but it is '{line}'."
             ) from error
-        edits[name] = Direction(name, strength * source.vector, source.space, (first, last + 1))
+        edits[name.strip()] = Direction(name.strip(), strength * source.vector, source.space, (first, end))
     return edits
 
 

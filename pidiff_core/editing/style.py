@@ -26,7 +26,7 @@ def find_direction(
     """The direction called `name`.
 
     Args:
-        name: one of `own`, or a file's name, with ":2" for the third of several in it.
+        name: one of `own`, or a file's name, with ":2" for the third of several in it, or ":name".
         own: the model's directions by name, all of `space`.
         find_file: a file's name -> its path, or None.
         listed: the files there are, for the error.
@@ -37,18 +37,24 @@ def find_direction(
     """
     if name in own:
         return Direction(name, own[name], space)
-    stem, colon, number = name.rpartition(":")
-    file = stem if colon and number.isdigit() else name
+    file, _, part = name.partition(":")
     if (path := find_file(file)) is not None:
-        found = list(load_directions(path).values())
-        index = int(number) if file != name else 0
-        if index < len(found):
-            return found[index]
-        raise PIDiffError(f"{path} holds {len(found)} directions (0 to {len(found) - 1}), so there is no '{name}'.")
-    names = [*own, *listed]
-    there = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+        found = load_directions(path)
+        if part in found:
+            return found[part]
+        numbered = list(found.values())
+        if part.isdigit() or not part:
+            index = int(part or 0)
+            if index < len(numbered):
+                return numbered[index]
+        raise PIDiffError(f"{path} has no direction '{part}'. It holds {_some(list(found))}.")
+    places = f" (files are searched in {', '.join(searched)})" if searched else ""
     raise PIDiffError(
-        f"There is no direction '{name}'. There are: {there or 'none'}"
-        f"{f' (files are searched in {chr(44).join(searched)})' if searched else ''}. "
+        f"There is no direction '{name}'. There are: {_some([*own, *listed])}{places}. "
         "Write one of these names, or put a direction file into models/pidiff."
     )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_LISTED])
+    return (shown or "none") + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

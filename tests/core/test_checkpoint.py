@@ -1,0 +1,229 @@
+"""Checkpoints: what is written comes back, and every broken or hostile file is an error that runs nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pidiff_core.checkpoint import (
+    file_kind,
+    load_array,
+    load_checkpoint,
+    load_pickle,
+    load_strict,
+    save_checkpoint,
+    strip_prefix,
+)
+from pidiff_core.errors import PIDiffError
+
+
+class RunsCode:
+    """A pickle of this creates the file that it names."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_tensors_and_configuration_come_back(tmp_path):
+    path = tmp_path / "new" / "model.safetensors"
+    shared = torch.randn(4, 4)
+    tensors = {"a": shared, "b": shared[:2], "c": shared.t(), "half": shared.half()}
+    save_checkpoint(path, tensors, {"type": "test", "channels": [1, 2], "name": "é"})
+    loaded, config = load_checkpoint(path)
+    assert config == {"type": "test", "channels": [1, 2], "name": "é"}
+    assert all(
+        torch.equal(loaded[key], tensor) and loaded[key].dtype == tensor.dtype for key, tensor in tensors.items()
+    )
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, {"a": torch.ones(1)}, {})
+    with pytest.raises(TypeError):
+        save_checkpoint(path, {"a": torch.zeros(1)}, {"bad": object()})
+    assert load_checkpoint(path)[0]["a"] == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PIDiffError, match="Cannot write"):
+        save_checkpoint(tmp_path / "file" / "model.safetensors", {"a": torch.ones(1)}, {})
+
+
+def truncated(path, keep=0.6):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+
+
+def broken_safetensors(path, kind):
+    if kind == "foreign":
+        save_file({"weight": torch.ones(2)}, path)
+    elif kind == "bad json":
+        save_file({"weight": torch.ones(2)}, path, metadata={"pidiff": "{"})
+    elif kind == "no object":
+        save_file({"weight": torch.ones(2)}, path, metadata={"pidiff": "[1]"})
+    elif kind == "truncated":
+        save_checkpoint(path, {"a": torch.ones(500)}, {})
+        truncated(path)
+    elif kind == "html":
+        path.write_text("<!DOCTYPE html><html>Not found</html>")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "folder":
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("foreign", "not one of PIDiff's"),
+        ("bad json", "cannot be read"),
+        ("no object", "no JSON object"),
+        ("truncated", "not a whole safetensors file"),
+        ("html", "web page"),
+        ("empty", "empty file"),
+        ("folder", "is a folder"),
+        ("missing", "Cannot read"),
+    ],
+)
+def test_broken_checkpoints_are_named_and_refused(tmp_path, kind, message):
+    path = tmp_path / "model.safetensors"
+    broken_safetensors(path, kind)
+    with pytest.raises(PIDiffError, match=message) as caught:
+        load_checkpoint(path)
+    assert "model.safetensors" in str(caught.value)
+
+
+def broken_pickle(path, kind):
+    if kind == "truncated":
+        torch.save({"a": torch.ones(5000)}, path)
+        truncated(path)
+    elif kind == "truncated old format":
+        torch.save({"a": torch.ones(5000)}, path, _use_new_zipfile_serialization=False)
+        truncated(path)
+    elif kind == "html":
+        path.write_text("<!DOCTYPE html><html>Not found</html>")
+    elif kind == "lfs":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    elif kind == "text":
+        path.write_text("hello")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "hostile pickle":
+        path.write_bytes(pickle.dumps(RunsCode(str(path.parent / "ran"))))
+    elif kind == "hostile archive":
+        torch.save({"a": RunsCode(str(path.parent / "ran"))}, path)
+    elif kind == "zip bomb":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", b"\0" * 10_000_000)
+    elif kind == "other zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("readme.txt", "hello")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("truncated", "damaged or cut short"),
+        ("truncated old format", "damaged or cut short|refused"),
+        ("html", "web page"),
+        ("lfs", "Git LFS pointer"),
+        ("text", "not a PyTorch checkpoint"),
+        ("empty", "empty file"),
+        ("folder", "is a folder"),
+        ("missing", "Cannot read"),
+        ("hostile pickle", "refused.*Nothing in it was executed"),
+        ("hostile archive", "refused.*Nothing in it was executed"),
+        ("zip bomb", "refused.*unpack"),
+        ("other zip", "damaged"),
+    ],
+)
+def test_broken_and_hostile_pickles_are_named_and_refused(tmp_path, kind, message):
+    path = tmp_path / "model.pt"
+    broken_pickle(path, kind)
+    with pytest.raises(PIDiffError, match=message) as caught:
+        load_pickle(path)
+    assert "model.pt" in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch's own advice is to open it unsafely
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_with_a_namespace_of_options_is_read(tmp_path):
+    path = tmp_path / "e4e.pt"
+    torch.save({"opts": argparse.Namespace(n_styles=18), "latent_avg": torch.ones(2)}, path)
+    content = load_pickle(path)
+    assert content["opts"].n_styles == 18
+    assert torch.equal(content["latent_avg"], torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors", "pickle"])
+def test_a_file_is_known_by_its_content(tmp_path, kind):
+    path = tmp_path / "codes.anything"
+    if kind == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.ones(3))
+    elif kind == "safetensors":
+        save_file({"a": torch.ones(1)}, path)
+    else:
+        torch.save(torch.ones(1), path)
+    assert file_kind(path) == kind
+
+
+def test_arrays_are_read_and_arrays_of_objects_refused(tmp_path):
+    np.save(tmp_path / "good.npy", np.arange(3, dtype=np.float64))
+    np.save(tmp_path / "bad.npy", np.array([RunsCode(str(tmp_path / "ran"))], dtype=object), allow_pickle=True)
+    assert torch.equal(load_array(tmp_path / "good.npy"), torch.tensor([0.0, 1.0, 2.0]))
+    with pytest.raises(PIDiffError, match=r"no \.npy array of numbers"):
+        load_array(tmp_path / "bad.npy")
+    assert not (tmp_path / "ran").exists()
+
+
+def linear_state():
+    return {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_strict_loading_fills_every_parameter(device):
+    module = nn.Linear(3, 2, device=device)
+    load_strict(module, linear_state(), name="the layer")
+    assert torch.equal(module.weight, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("bias"), "missing: bias"),
+        (lambda state: state.update(extra=torch.ones(1)), "left over: extra"),
+        (lambda state: state.update(weight=torch.ones(3, 2)), r"wrong shapes: weight \(3, 2\) instead of \(2, 3\)"),
+        (lambda state: state.update(bias=torch.full((2,), torch.nan)), "not finite: bias"),
+        (lambda state: state.update(bias="text"), "not tensors: bias"),
+        (lambda state: state.update({str(i): torch.ones(1) for i in range(20)}), "and 12 more"),
+    ],
+)
+def test_strict_loading_lists_what_does_not_fit(change, message):
+    module, state = nn.Linear(3, 2), linear_state()
+    before = module.weight.clone()
+    change(state)
+    with pytest.raises(PIDiffError, match=message) as caught:
+        load_strict(module, state, name="the layer")
+    assert "the layer" in str(caught.value)
+    assert torch.equal(module.weight, before)
+
+
+def test_a_prefix_is_taken_off():
+    assert list(strip_prefix({"encoder.a": torch.ones(1), "decoder.b": torch.ones(1)}, "encoder.")) == ["a"]
