@@ -122,13 +122,13 @@ class ComfyClient:
                     continue
                 if kind == "executing" and data["node"] is not None:
                     executed.append(data["node"])
+                elif kind == "executing":  # the last message: only now the outputs are in the history
+                    history = await asyncio.to_thread(self.get_json, f"/history/{prompt_id}")
+                    return Result(prompt_id, history[prompt_id]["outputs"], executed)
                 elif kind == "progress" and on_progress is not None:
                     on_progress(str(data.get("node")), int(data["value"]), int(data["max"]))
                 elif kind in ("execution_error", "execution_interrupted"):
                     raise _failure(kind, data)
-                elif kind == "execution_success":
-                    history = await asyncio.to_thread(self.get_json, f"/history/{prompt_id}")
-                    return Result(prompt_id, history[prompt_id]["outputs"], executed)
         raise ConnectionError("ComfyUI closed the connection in the middle of a workflow; its log says why")
 
     def upload_image(self, image: Path | bytes, *, name: str | None = None) -> str:

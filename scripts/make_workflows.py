@@ -93,7 +93,7 @@ def graph_from_api(workflow: dict[str, Any], object_info: dict[str, Any], *, not
     ]
     return {
         "last_node_id": NOTE_ID, "last_link_id": len(links), "nodes": [*nodes.values(), note_node], "links": links,
-        "groups": groups, "config": {}, "extra": {"ds": {"scale": 0.75, "offset": [20, 40]}}, "version": 0.4,
+        "groups": groups, "config": {}, "extra": {"ds": {"scale": 0.7, "offset": [100, 110]}}, "version": 0.4,
     }  # fmt: skip
 
 

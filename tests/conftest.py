@@ -111,7 +111,7 @@ def server(
     """A real ComfyUI server with this pack, started once a version; pytest runs a version's tests together."""
     base = tmp_path_factory.mktemp(f"comfyui-{request.param}")
     host = comfy_host.prepare(request.param)
-    with comfy_host.ComfyServer(host, base=base, arguments=("--cache-none",)) as running:
+    with comfy_host.ComfyServer(host, base=base) as running:
         yield running
 
 

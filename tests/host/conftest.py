@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ def api_workflow(root: Path) -> Callable[[str], dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def sd15_checkpoint(comfy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sd15_checkpoint(comfy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Stable Diffusion 1.5 in its published layout and full size (2.1 GB in fp16), with random weights.
 
     The names and shapes come from ComfyUI's own classes; what is detected by key signature is therefore the real thing.
@@ -64,7 +64,9 @@ def sd15_checkpoint(comfy, tmp_path_factory: pytest.TempPathFactory) -> Path:
         state[f"cond_stage_model.transformer.{name}"] = _random_weight(name, value, generator)
     path = tmp_path_factory.mktemp("sd15") / "random_sd15.safetensors"
     save_file(state, path)
-    return path
+    state.clear()
+    yield path
+    path.unlink()  # pytest keeps the folders of three runs
 
 
 def _random_weight(name: str, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
