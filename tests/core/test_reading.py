@@ -1,0 +1,200 @@
+"""Photos to codes: every choice on the way, batches, and what users do wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pidiff_core.e4e.config import EncoderConfig
+from pidiff_core.e4e.encoder import E4eEncoder
+from pidiff_core.errors import PIDiffError
+from pidiff_core.face.detection import FaceDetection
+from pidiff_core.model import PIDiffModel
+from pidiff_core.reading import read_identity
+from pidiff_core.wplus import WPlusSpace
+
+POINTS = torch.tensor([[60.0, 50.0], [84.0, 50.0], [72.0, 65.0], [63.0, 78.0], [81.0, 78.0]])
+FIVE = " ".join(f"{x},{y}" for x, y in POINTS.tolist())
+CONFIG = EncoderConfig(
+    image_size=32, num_styles=6, width=5, stem_channels=4, depths=(4, 4, 6, 6), units=(1, 1, 1, 1), head_channels=4,
+    heads=(2, 1, 3), se_reduction=2,
+)  # fmt: skip
+
+
+class Finds:
+    """A detector that knows where the faces are."""
+
+    name = "oracle"
+
+    def __init__(self, *faces):
+        self.faces = faces
+
+    def detect(self, image_bchw):
+        width = image_bchw.shape[3]
+        return [
+            FaceDetection(torch.cat([five.amin(dim=0), five.amax(dim=0)]), five, 0.9)
+            for five in self.faces
+            if width == 160  # the picture as it is, not its enlarged or bordered views
+        ]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    space = WPlusSpace("test", 6, 5)
+    return PIDiffModel(space, torch.randn(6, 5), encoder=E4eEncoder(CONFIG), source="tiny", crop_size=32)
+
+
+def photos(batch=1, seed=0):
+    return torch.rand(batch, 120, 160, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_photo_becomes_codes_a_crop_and_a_mask(model):
+    reading = read_identity(model, photos(), detectors=[Finds(POINTS)])
+    assert reading.wplus.codes.shape == (1, 6, 5)
+    assert reading.wplus.space == model.space
+    assert reading.crops_bhwc.shape == reading.aligned_bhwc.shape == (1, 512, 512, 3)
+    assert reading.masks_bhw.shape == (1, 120, 160)
+    for x, y in POINTS.int().tolist():
+        assert reading.masks_bhw[0, y, x] > 0.95
+    assert reading.masks_bhw[0, :, 150].max() == 0.0
+    assert reading.crops_bhwc[0, 0, 0].tolist() == [1.0, 1.0, 1.0]
+    assert "oracle" in reading.wplus.source
+    (origin,) = reading.wplus.origin["photos"]
+    assert len(origin["picture_sha256"]) == 64
+    assert origin["picture_size"] == [160, 120]
+
+
+def test_the_users_points_are_those_of_a_detector(model):
+    mine = read_identity(model, photos(), detectors=[], landmarks=FIVE)
+    found = read_identity(model, photos(), detectors=[Finds(POINTS)])
+    assert torch.equal(mine.wplus.codes, found.wplus.codes)
+
+
+def test_a_batch_equals_its_singles(model):
+    batch = photos(3)
+    together = read_identity(model, batch, detectors=[Finds(POINTS)])
+    for index in range(3):
+        alone = read_identity(model, batch[index : index + 1], detectors=[Finds(POINTS)])
+        torch.testing.assert_close(together.wplus.codes[index], alone.wplus.codes[0], rtol=1e-4, atol=1e-5)
+        assert torch.equal(together.masks_bhw[index], alone.masks_bhw[0])
+
+
+def test_face_index_goes_from_the_largest_to_the_smallest(model):
+    small = (POINTS - POINTS.mean(dim=0)) * 0.4 + torch.tensor([130.0, 90.0])
+    detector = Finds(small, POINTS)
+    largest = read_identity(model, photos(), detectors=[detector], face_index=0)
+    second = read_identity(model, photos(), detectors=[detector], face_index=1)
+    assert largest.masks_bhw[0, 65, 72] > 0.9
+    assert second.masks_bhw[0, 90, 130] > 0.9
+    with pytest.raises(PIDiffError, match="Face 2 was asked for, but only 2"):
+        read_identity(model, photos(), detectors=[detector], face_index=2)
+
+
+@pytest.mark.parametrize(
+    ("box", "x"),
+    [("110,70 155,110", 130), ("40,20 110,110", 72), ("5,5 25,35", 15)],
+    ids=["second", "first", "none there"],
+)
+def test_a_box_chooses_among_the_faces_or_stands_in_for_one(model, box, x):
+    small = (POINTS - POINTS.mean(dim=0)) * 0.4 + torch.tensor([130.0, 90.0])
+    reading = read_identity(model, photos(), detectors=[Finds(POINTS, small)], landmarks=box)
+    mask = reading.masks_bhw[0]
+    assert float((mask * torch.arange(160)).sum() / mask.sum()) == pytest.approx(x, abs=4)
+
+
+def test_lines_of_landmarks_belong_to_their_photos(model):
+    shifted = " ".join(f"{x + 40},{y}" for x, y in POINTS.tolist())
+    reading = read_identity(model, photos(2), detectors=[], landmarks=f"{FIVE}\n{shifted}")
+    alone = read_identity(model, photos(2)[:1], detectors=[], landmarks=FIVE)
+    torch.testing.assert_close(reading.wplus.codes[0], alone.wplus.codes[0], rtol=1e-4, atol=1e-5)
+    assert reading.masks_bhw[0, 50, 60] > 0.9
+    assert reading.masks_bhw[1, 50, 130] > 0.9
+    with pytest.raises(PIDiffError, match="2 lines of landmarks were given for 3 photos"):
+        read_identity(model, photos(3), detectors=[], landmarks=f"{FIVE}\n{shifted}")
+
+
+def test_no_face_is_an_error_that_says_what_to_do(model):
+    with pytest.raises(PIDiffError, match=r"160x120 pixels .*oracle.*landmarks.*whole image"):
+        read_identity(model, photos(), detectors=[Finds()])
+
+
+def test_no_face_can_mean_the_whole_image(model):
+    fallback = read_identity(model, photos(), detectors=[Finds()], on_no_face="whole image")
+    chosen = read_identity(model, photos(), detectors=[])
+    assert torch.equal(fallback.wplus.codes, chosen.wplus.codes)
+    assert fallback.wplus.origin["photos"][0]["found_by"] == "whole image"
+
+
+@pytest.mark.parametrize("shape", [(120, 160), (1, 120, 160), (1, 60, 80)])
+def test_the_users_mask_decides_what_is_kept(model, shape):
+    mask = torch.zeros(shape)
+    mask[..., : shape[-1] // 2] = 1.0  # the left half, the face's midline is at x = 72
+    reading = read_identity(model, photos(), detectors=[Finds(POINTS)], mask_bhw=mask)
+    assert reading.masks_bhw[0, 60, 60] > 0.95
+    assert reading.masks_bhw[0, 60, 90] < 0.05
+    assert reading.crops_bhwc[0, :, -60:].min() == 1.0
+
+
+def test_a_mask_without_the_face_is_an_error(model):
+    with pytest.raises(PIDiffError, match=r"leaves nothing of the face.*Invert it"):
+        read_identity(model, photos(), detectors=[Finds(POINTS)], mask_bhw=torch.zeros(120, 160))
+    with pytest.raises(PIDiffError, match="2 masks were given for 3 photos"):
+        read_identity(model, photos(3), detectors=[Finds(POINTS)], mask_bhw=torch.ones(2, 120, 160))
+
+
+def test_the_background_is_the_users_choice(model):
+    corner = {
+        colour: read_identity(model, photos(), detectors=[Finds(POINTS)], background=colour)
+        .crops_bhwc[0, 0, 0, 0]
+        .item()
+        for colour in ("white", "grey", "black", "keep")
+    }
+    assert [corner["white"], corner["grey"], corner["black"]] == [1.0, 0.5, 0.0]
+    reading = read_identity(model, photos(), detectors=[Finds(POINTS)], background="keep")
+    assert torch.equal(reading.crops_bhwc, reading.aligned_bhwc)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 1, 1, 3), "1x1 pixels, too small"),
+        (torch.full((1, 64, 64, 3), torch.nan), "not finite"),
+        (torch.zeros(1, 64, 64, 2), "channels"),
+        (torch.zeros(64, 64, 3), "B H W C"),
+    ],
+)
+def test_bad_photos_are_refused(model, image, message):
+    with pytest.raises(PIDiffError, match=message):
+        read_identity(model, image, detectors=[Finds(POINTS)])
+
+
+def test_the_photo_at_fault_is_named(model):
+    with pytest.raises(PIDiffError, match="Photo 0 of 2: No face"):
+        read_identity(model, photos(2), detectors=[Finds()])
+
+
+def test_a_model_without_encoder_says_so_before_any_work(model):
+    bare = PIDiffModel(model.space, model.latent_avg, source="bare")
+    with pytest.raises(PIDiffError, match="'bare' has no encoder"):
+        read_identity(bare, photos(), detectors=[Finds()])
+
+
+def test_the_callback_may_stop_the_work(model):
+    seen = []
+
+    def stop(index):
+        seen.append(index)
+        if index == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read_identity(model, photos(3), detectors=[Finds(POINTS)], before_each=stop)
+    assert seen == [0, 1]
+
+
+def test_grey_and_transparent_photos_are_read(model):
+    grey = read_identity(model, torch.rand(1, 120, 160, 1), detectors=[Finds(POINTS)])
+    clear = read_identity(model, torch.cat([photos(), torch.ones(1, 120, 160, 1)], dim=3), detectors=[Finds(POINTS)])
+    assert grey.wplus.codes.isfinite().all()
+    assert torch.equal(clear.wplus.codes, read_identity(model, photos(), detectors=[Finds(POINTS)]).wplus.codes)
