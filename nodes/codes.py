@@ -1,0 +1,106 @@
+"""PIDiffSaveCodes and PIDiffLoadCodes: W+ codes as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..pidiff_core.codes import SUFFIXES, load_codes, save_codes
+from ..pidiff_core.errors import PIDiffError
+from .folders import input_file, list_input_files
+from .wires import PidiffModel, PidiffWPlus, schema
+
+
+class SaveCodes(io.ComfyNode):
+    """Keeps a person for later: one small safetensors file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's permanent contract."""
+        return schema(
+            node_id="PIDiffSaveCodes",
+            display_name="PIDiff Save Codes",
+            category="PIDiff",
+            description="Saves W+ codes into the output folder, with their space and where they came from.",
+            search_aliases=["save face", "save identity"],
+            is_output_node=True,
+            inputs=[
+                PidiffWPlus.Input("wplus", tooltip="The codes to save, a batch in one file."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="pidiff/person",
+                    tooltip="Folder and name below the output folder; a number is added, nothing is overwritten.",
+                ),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, wplus: Any, filename_prefix: str) -> io.NodeOutput:
+        """See `pidiff_core.codes.save_codes`."""
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        file = f"{name}_{counter:05}_.safetensors"
+        save_codes(Path(folder) / file, wplus)
+        return io.NodeOutput(ui={"pidiff_codes": [{"filename": file, "subfolder": subfolder, "type": "output"}]})
+
+
+class LoadCodes(io.ComfyNode):
+    """Brings a saved person back, also one that other tools have saved."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's permanent contract."""
+        return schema(
+            node_id="PIDiffLoadCodes",
+            display_name="PIDiff Load Codes",
+            category="PIDiff",
+            description="Loads W+ codes: PIDiff's own files, or the .pt, .pth and .npy arrays of other tools.",
+            search_aliases=["load face", "load identity", "W+ codes"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=list_input_files(SUFFIXES),
+                    tooltip="A file of the input folder, or one that PIDiff Save Codes has written.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=["absolute", "offset"],
+                    default="absolute",
+                    optional=True,
+                    tooltip="Only for other tools' files: full codes, or differences to the generator's average code.",
+                ),
+                PidiffModel.Input(
+                    "pidiff_model",
+                    optional=True,
+                    tooltip="The model that the codes belong to; other tools' files do not say it themselves.",
+                ),
+            ],
+            outputs=[PidiffWPlus.Output("wplus", display_name="wplus", tooltip="The loaded codes.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        """Checked here, not against the list that was made when ComfyUI started."""
+        try:
+            input_file(file)
+        except PIDiffError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_others: Any) -> tuple[str, int, int]:
+        """Load again when the file has changed."""
+        status = input_file(file).stat()
+        return file, status.st_mtime_ns, status.st_size
+
+    @classmethod
+    def execute(cls, file: str, kind: str = "absolute", pidiff_model: Any = None) -> io.NodeOutput:
+        """See `pidiff_core.codes.load_codes`."""
+        space, average = (pidiff_model.space, pidiff_model.latent_avg) if pidiff_model is not None else (None, None)
+        codes = load_codes(input_file(file), space=space, latent_avg=average, are_offsets=kind == "offset")
+        return io.NodeOutput(codes)

@@ -1,0 +1,57 @@
+"""Where the user's files lie: ComfyUI's models/pidiff, its input folder and its output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import folder_paths
+
+from ..pidiff_core.errors import PIDiffError
+
+KEY = "pidiff"
+
+
+def pidiff_folders() -> list[str]:
+    """The folders of the user's PIDiff files, as registered with ComfyUI (extra_model_paths.yaml included)."""
+    return list(folder_paths.get_folder_paths(KEY)) if KEY in folder_paths.folder_names_and_paths else []
+
+
+def list_pidiff_files(suffixes: Sequence[str]) -> list[str]:
+    """Names of the files in models/pidiff that end so, relative to their folder."""
+    if not pidiff_folders():
+        return []
+    return [name for name in folder_paths.get_filename_list(KEY) if name.lower().endswith(tuple(suffixes))]
+
+
+def find_pidiff_file(name: str) -> str | None:
+    """The path of a file in models/pidiff by its relative name, or its last part alone; None where it is not there."""
+    for listed in list_pidiff_files([Path(name).suffix.lower()]):
+        if name in (listed, Path(listed).name):
+            return folder_paths.get_full_path(KEY, listed)
+    return None
+
+
+def list_input_files(suffixes: Sequence[str]) -> list[str]:
+    """Files of the input and the output folder that end so; those of the latter carry ComfyUI's mark " [output]"."""
+    names = []
+    for folder, mark in ((folder_paths.get_input_directory(), ""), (folder_paths.get_output_directory(), " [output]")):
+        root = Path(folder)
+        found = (path for path in root.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+        names += sorted(path.relative_to(root).as_posix() + mark for path in found)
+    return names
+
+
+def input_file(name: str) -> Path:
+    """The path of one of `list_input_files`; PIDiffError where it is missing or leads out of its folder."""
+    path = folder_paths.get_annotated_filepath(name)
+    plain, folder = folder_paths.annotated_filepath(name)
+    root = Path(folder or folder_paths.get_input_directory()).resolve()
+    real = Path(path).resolve()
+    if not real.is_relative_to(root):
+        raise PIDiffError(
+            f"{plain} leads out of the folder {root}, which is not allowed. Copy the file itself into it."
+        )
+    if not real.is_file():
+        raise PIDiffError(f"{plain} is not in the folder {root}. Put it there, or choose another file.")
+    return real
