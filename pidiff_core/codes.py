@@ -15,14 +15,14 @@ from .shapes import check_shape
 from .wplus import WPlus, WPlusSpace
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npy")
-_TYPE = "wplus"
+KIND = "codes"
 
 
 def save_codes(path: str | os.PathLike[str], wplus: WPlus) -> None:
     """Write codes, average, space and origin into one safetensors file; `load_codes` gives back the same bits."""
     space = wplus.space
     config = {
-        "type": _TYPE,
+        "kind": KIND,
         "space": {"name": space.name, "num_styles": space.num_styles, "width": space.width},
         "source": wplus.source,
         "origin": dict(wplus.origin),
@@ -73,9 +73,9 @@ def _absolute(codes: Tensor, latent_avg: Tensor, *, space: WPlusSpace, source: s
 
 def _own(path: Path) -> WPlus:
     tensors, config = load_checkpoint(path)
-    if config.get("type") != _TYPE or set(tensors) != {"codes", "latent_avg"}:
+    if config.get("kind") != KIND or set(tensors) != {"codes", "latent_avg"}:
         raise PIDiffError(
-            f"{path} is a PIDiff file, but not one of codes: its type is '{config.get('type')}' and it holds "
+            f"{path} is a PIDiff file, but not one of codes: it is '{config.get('kind')}' and it holds "
             f"{', '.join(sorted(tensors)[:4])} ... Give a file that the node PIDiffSaveCodes has written."
         )
     try:

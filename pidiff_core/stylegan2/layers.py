@@ -74,6 +74,8 @@ class EqualLinear(nn.Module):
 class Blur(nn.Module):
     """Holder of the filter that stands in the checkpoints as a buffer."""
 
+    kernel: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("kernel", blur_kernel(gain=4.0))  # 4: three of four upsampled pixels are zero
@@ -105,9 +107,7 @@ class ModulatedConv(nn.Module):
         self.scale = 1.0 / math.sqrt(in_channels * kernel_size**2)
         self.padding = kernel_size // 2
         self.demodulate = demodulate
-        if upsample:
-            self.blur = Blur()
-        self.upsample = upsample
+        self.blur = Blur() if upsample else None
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x (B, in, H, W), style (B, D) -> (B, out, H, W), or (B, out, 2H, 2W) with `upsample`."""
@@ -121,7 +121,7 @@ class ModulatedConv(nn.Module):
             gain = rearrange(torch.rsqrt(energy + 1e-8), "b o -> b o 1 1").to(x)
         x = x * rearrange(scale, "b i -> b i 1 1").to(x)
         weight = weight.to(x)
-        if self.upsample:
+        if self.blur is not None:
             x = F.conv_transpose2d(x, rearrange(weight, "o i h w -> i o h w"), stride=2)
             x = blur(F.pad(x, (1, 1, 1, 1)), self.blur.kernel)
         else:
@@ -175,13 +175,12 @@ class ToRGB(nn.Module):
         super().__init__()
         self.conv = ModulatedConv(in_channels, 3, kernel_size=1, width=width, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
-        if upsample:
-            self.upsample = Blur()
+        self.upsample = Blur() if upsample else None
 
     def forward(self, x: Tensor, style: Tensor, skip: Tensor | None = None) -> Tensor:
         """x (B, in, H, W), style (B, D), skip (B, 3, H/2, W/2) or None -> (B, 3, H, W)."""
         picture = self.conv(x, style) + self.bias.to(x)
-        if skip is None:
+        if skip is None or self.upsample is None:
             return picture
         spread = skip.new_zeros(*skip.shape[:2], 2 * skip.shape[2], 2 * skip.shape[3])
         spread[..., ::2, ::2] = skip

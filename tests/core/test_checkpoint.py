@@ -125,7 +125,7 @@ def broken_pickle(path, kind):
     elif kind == "folder":
         path.mkdir()
     elif kind == "hostile pickle":
-        path.write_bytes(pickle.dumps(RunsCode(str(path.parent / "ran"))))
+        path.write_bytes(pickle.dumps(RunsCode(str(path.parent / "ran")), protocol=2))
     elif kind == "hostile archive":
         torch.save({"a": RunsCode(str(path.parent / "ran"))}, path)
     elif kind == "zip bomb":

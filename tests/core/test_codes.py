@@ -93,8 +93,8 @@ def test_codes_of_another_space_are_refused(tmp_path):
 
 
 def test_other_files_of_pidiff_are_refused(tmp_path):
-    save_checkpoint(tmp_path / "a.safetensors", {"weight": torch.ones(1)}, {"type": "adapter"})
-    with pytest.raises(PIDiffError, match="its type is 'adapter'"):
+    save_checkpoint(tmp_path / "a.safetensors", {"weight": torch.ones(1)}, {"kind": "adapter"})
+    with pytest.raises(PIDiffError, match="it is 'adapter'"):
         load_codes(tmp_path / "a.safetensors")
     save_codes(tmp_path / "b.safetensors", WPlus(codes(), AVERAGE, SPACE))
     tensors, config = load_checkpoint(tmp_path / "b.safetensors")

@@ -125,6 +125,7 @@ def test_upsampling_the_picture_keeps_its_mean_colour():
 def test_initial_networks_are_sane():
     torch.manual_seed(0)
     generator = Generator(PRESETS["mini-64"])
+    generator.requires_grad_(False)
     w = generator.mapping(torch.randn(64, 128))
     picture = generator.synthesis(w[:4, None].expand(-1, 10, -1), noise="random")
     assert 0.5 < float(w.std()) < 2.0
