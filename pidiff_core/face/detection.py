@@ -31,6 +31,14 @@ class FaceDetection:
         """The longer side of the box."""
         return float((self.box_xyxy[2:] - self.box_xyxy[:2]).max())
 
+    def scaled(self, factor: float, *, margin_px: int = 0) -> FaceDetection:
+        """The same face in the picture enlarged by `factor`, a border of `margin_px` taken off before."""
+
+        def moved(points: Tensor) -> Tensor:
+            return (points - margin_px + 0.5) * factor - 0.5  # whole numbers are the centres of pixels
+
+        return FaceDetection(moved(self.box_xyxy), moved(self.landmarks), self.score)
+
 
 class FaceDetector(Protocol):
     """What finds faces in one picture (1, 3, H, W) in [-1, 1], each with five points; none is an empty list."""
@@ -98,7 +106,7 @@ def find_faces(image_bchw: Tensor, detectors: FaceDetector | Sequence[FaceDetect
                     _turn_back(face, attempt.quarter_turns, width=shown.shape[3], height=shown.shape[2])
                     for face in faces
                 ]
-                faces = [_move_back(face, scale=scale, margin_px=margin_px) for face in faces]
+                faces = [face.scaled(1.0 / scale, margin_px=margin_px) for face in faces]
                 return sorted(faces, key=lambda face: face.size_px, reverse=True)
     return []
 
@@ -143,12 +151,3 @@ def _turn_back(face: FaceDetection, quarter_turns: int, *, width: int, height: i
     corners = points[5:]
     box = torch.cat([corners.amin(dim=0), corners.amax(dim=0)])
     return FaceDetection(box, points[:5], face.score)
-
-
-def _move_back(face: FaceDetection, *, scale: float, margin_px: int) -> FaceDetection:
-    """From the pixels of the scaled, bordered picture to those of the original (pixel centres are whole numbers)."""
-
-    def back(points: Tensor) -> Tensor:
-        return (points - margin_px + 0.5) / scale - 0.5
-
-    return FaceDetection(back(face.box_xyxy), back(face.landmarks), face.score)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..checkpoint import load_pickle, load_strict
 from ..errors import PIDiffError
-from ..images import check_image_bchw
+from ..images import check_image_bchw, resize_bchw
 from .detection import FaceDetection
 
 _MIN_BOXES_PX = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # box sizes of each of the four maps
 _STEPS_PX = (8, 16, 32, 64)  # pixels between two cells of each map
 _CENTRE_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
 _MIN_SCORE = 0.6
+_GOOD_FACE_PX = 160.0  # a size at which the points are near those of other detectors
 _MAX_OVERLAP = 0.3  # of two boxes with a larger intersection over union, the better one stays
 
 
@@ -46,6 +47,19 @@ class YuNetDetector:
 
     def detect(self, image_bchw: Tensor) -> list[FaceDetection]:
         """One picture (1, 3, H, W) in [-1, 1] -> its faces."""
+        faces = self._detect(image_bchw)
+        largest = max((face.size_px for face in faces), default=0.0)
+        if largest <= _MIN_BOXES_PX[-1][-1]:
+            return faces
+        # Beyond the largest box that the network knows, its points are off by up to a sixth of the face: look again.
+        height, width = image_bchw.shape[-2:]
+        factor = _GOOD_FACE_PX / largest
+        reduced = resize_bchw(image_bchw, (max(1, round(height * factor)), max(1, round(width * factor))))
+        small = [face for face in faces if face.size_px <= _MIN_BOXES_PX[-1][-1]]
+        large = [face.scaled(width / reduced.shape[3]) for face in self._detect(reduced)]
+        return small + [face for face in large if face.size_px > _MIN_BOXES_PX[-1][-1]] or faces
+
+    def _detect(self, image_bchw: Tensor) -> list[FaceDetection]:
         sizes = check_image_bchw(image_bchw)
         if min(sizes["H"], sizes["W"]) < _STEPS_PX[-1]:
             return []  # the coarsest map would be empty

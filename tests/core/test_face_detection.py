@@ -190,6 +190,14 @@ class TestYuNet:
         torch.testing.assert_close(face.box_xyxy, boxes[best, :4], atol=1e-2, rtol=0)
         torch.testing.assert_close(face.landmarks.flatten(), boxes[best, 4:], atol=1e-2, rtol=0)
 
+    @pytest.mark.parametrize("scale", [0.5, 1.0, 4.0, 6.0])
+    def test_the_size_of_the_face_does_not_matter(self, detector, astronaut, scale):
+        part = astronaut[:, :, 40:200, 140:300]
+        part = torch.nn.functional.interpolate(part, scale_factor=scale, mode="bilinear", antialias=scale < 1)
+        face = max(detector.detect(part), key=lambda found: found.size_px)
+        expected = (ASTRONAUT - torch.tensor([140.0, 40.0]) + 0.5) * scale - 0.5
+        assert float((face.landmarks - expected).norm(dim=1).mean()) < 0.06 * 110 * scale
+
     @pytest.mark.parametrize(("name", "at_least"), [("three_people.jpg", 3), ("crowd.jpg", 50), ("aligned_512.png", 1)])
     def test_reference_photos(self, detector, reference_dir, name, at_least):
         faces = find_faces(bhwc_to_bchw(load_image(reference_dir / "photos" / name)), detector)
