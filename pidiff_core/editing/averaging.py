@@ -1,0 +1,83 @@
+"""One person from several photos: joined, averaged, blended, and a word about the photo that does not belong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import PIDiffError
+from ..wplus import WPlus
+
+_OUTLIER_RATIO = 1.5  # times the usual distance from the others
+
+
+@dataclass(frozen=True, eq=False)
+class Outliers:
+    """How far each code of a batch is from the mean of the others."""
+
+    distances: Tensor  # (B,): root mean square difference to the mean of the others
+    indices: tuple[int, ...]  # those that are unusually far; never with fewer than three codes
+
+    def report(self) -> str:
+        """For people: one line a photo."""
+        lines = [
+            f"photo {index}: distance {distance:.3f}{'  <- unlike the others' if index in self.indices else ''}"
+            for index, distance in enumerate(self.distances.tolist())
+        ]
+        return "\n".join(lines)
+
+
+def join_codes(parts: Sequence[WPlus]) -> WPlus:
+    """The people of several batches of one space in one batch, in this order."""
+    if not parts:
+        raise PIDiffError("There are no codes to join.")
+    first = parts[0]
+    for part in parts[1:]:
+        first.require_same_space(part)
+    source = ", ".join(dict.fromkeys(part.source for part in parts if part.source))
+    return first.with_codes(torch.cat([part.codes for part in parts]), source=source)
+
+
+def mean_code(wplus: WPlus, *, weights: Sequence[float] | None = None) -> WPlus:
+    """The (weighted) mean of a batch, as one person.
+
+    Raises:
+        PIDiffError: another number of weights than codes, negative ones, or none above zero.
+    """
+    if weights is None:
+        weights = [1.0] * len(wplus)
+    if len(weights) != len(wplus):
+        raise PIDiffError(f"{len(weights)} weights were given for {len(wplus)} codes. Give one weight for each.")
+    share = torch.tensor([float(weight) for weight in weights])
+    if not share.isfinite().all() or (share < 0).any() or share.sum() <= 0:
+        raise PIDiffError(f"The weights {list(weights)} should be zero or more, and not all zero.")
+    mean = torch.einsum("b,bsd->sd", share / share.sum(), wplus.codes)[None]
+    return wplus.with_codes(mean, source=f"mean of {int((share > 0).sum())} ({wplus.source})")
+
+
+def find_outliers(wplus: WPlus) -> Outliers:
+    """Which codes of a batch are unlike the others: farther from their mean than half as much again as is usual."""
+    count = len(wplus)
+    if count == 1:
+        return Outliers(torch.zeros(1), ())
+    others = (wplus.codes.sum(dim=0, keepdim=True) - wplus.codes) / (count - 1)
+    distances = (wplus.codes - others).square().mean(dim=(1, 2)).sqrt()
+    if count == 2:
+        return Outliers(distances, ())
+    far = distances > _OUTLIER_RATIO * distances.median()
+    return Outliers(distances, tuple(int(index) for index in far.nonzero().flatten()))
+
+
+def interpolate(first: WPlus, second: WPlus, *, steps: int) -> WPlus:
+    """A batch that walks from one person to another in `steps` equal steps, both ends included."""
+    first.require_same_space(second)
+    if len(first) != 1 or len(second) != 1:
+        raise PIDiffError(f"A walk leads from one person to one other, but {len(first)} and {len(second)} were given.")
+    if steps < 2:
+        raise PIDiffError(f"A walk needs at least 2 steps, the two people themselves, but {steps} were asked for.")
+    shares = torch.linspace(0.0, 1.0, steps)[:, None, None]
+    walk = torch.lerp(first.codes.expand(steps, -1, -1), second.codes.expand(steps, -1, -1), shares)
+    return first.with_codes(walk, source=f"from {first.source} to {second.source}")
