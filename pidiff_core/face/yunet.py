@@ -19,7 +19,8 @@ from .detection import FaceDetection
 _MIN_BOXES_PX = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # box sizes of each of the four maps
 _STEPS_PX = (8, 16, 32, 64)  # pixels between two cells of each map
 _CENTRE_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
-_MIN_SCORE = 0.6
+_MIN_SCORE = 0.8  # below it, YuNet finds faces in cups, cats and rockets
+_MIN_SCORE_AGAIN = 0.5  # where a face is known to be, for the second look at its points
 _GOOD_FACE_PX = 160.0  # a size at which the points are near those of other detectors
 _MAX_OVERLAP = 0.3  # of two boxes with a larger intersection over union, the better one stays
 
@@ -47,7 +48,7 @@ class YuNetDetector:
 
     def detect(self, image_bchw: Tensor) -> list[FaceDetection]:
         """One picture (1, 3, H, W) in [-1, 1] -> its faces."""
-        faces = self._detect(image_bchw)
+        faces = self._detect(image_bchw, _MIN_SCORE)
         largest = max((face.size_px for face in faces), default=0.0)
         if largest <= _MIN_BOXES_PX[-1][-1]:
             return faces
@@ -56,10 +57,10 @@ class YuNetDetector:
         factor = _GOOD_FACE_PX / largest
         reduced = resize_bchw(image_bchw, (max(1, round(height * factor)), max(1, round(width * factor))))
         small = [face for face in faces if face.size_px <= _MIN_BOXES_PX[-1][-1]]
-        large = [face.scaled(width / reduced.shape[3]) for face in self._detect(reduced)]
+        large = [face.scaled(width / reduced.shape[3]) for face in self._detect(reduced, _MIN_SCORE_AGAIN)]
         return small + [face for face in large if face.size_px > _MIN_BOXES_PX[-1][-1]] or faces
 
-    def _detect(self, image_bchw: Tensor) -> list[FaceDetection]:
+    def _detect(self, image_bchw: Tensor, min_score: float) -> list[FaceDetection]:
         sizes = check_image_bchw(image_bchw)
         if min(sizes["H"], sizes["W"]) < _STEPS_PX[-1]:
             return []  # the coarsest map would be empty
@@ -68,7 +69,7 @@ class YuNetDetector:
             out = self.network(bgr)
         boxes, points = _decode(out["loc"][0], _priors(sizes["H"], sizes["W"]))
         scores = (out["conf"][0, :, 1] * out["iou"][0, :, 0].clamp(0.0, 1.0)).sqrt()
-        likely = scores >= _MIN_SCORE
+        likely = scores >= min_score
         boxes, points, scores = boxes[likely], points[likely], scores[likely]
         return [FaceDetection(boxes[i], points[i], float(scores[i])) for i in _best(boxes, scores)]
 
