@@ -192,6 +192,11 @@ VOCABULARY: list[str] = _all_words()
 _WORD_IDS = {word: index + _FIRST_WORD_ID for index, word in enumerate(VOCABULARY)}
 
 
+def word_ids() -> dict[str, int]:
+    """Every token by its name: the two marks and the words."""
+    return {"<start>": START_ID, "<end>": END_ID, **_WORD_IDS}
+
+
 def tokenize(text: str) -> list[int]:
     """Word ids of a text: START_ID, the known words, END_ID.
 

@@ -1,0 +1,206 @@
+"""The recipe of the mini bundle: stages that train one after the other, each resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ..e4e.encoder import E4eEncoder
+from ..stylegan2.generator import Generator
+from ..training.loop import LoopConfig, train
+from .autoencoder import MiniAutoencoder, reconstruction_loss
+from .base import TRAIN_STEPS, MiniBase, noise_levels, token_ids, velocity_loss
+from .captions import caption
+from .crops import as_encountered, labelled_crops, on_white
+from .data import Pictures, World, batch_indices
+from .portraits import GENERATOR, CodeReader, drawing_loss, reading_loss, trait_features
+
+WORLD = World(seed=1, people=10_000, scenes=4)
+_ENCODE_BATCH = 100
+
+
+def autoencoder_stage(pictures: Pictures, folder: Path, *, steps: int = 3000, batch_size: int = 16) -> MiniAutoencoder:
+    """Stage 1: pictures <-> latents."""
+    module = MiniAutoencoder().to(memory_format=torch.channels_last)
+
+    def batch(step: int) -> dict[str, Tensor]:
+        indices = batch_indices(step, len(pictures.world), batch_size, seed=11)
+        noise = torch.randn(batch_size, 4, 16, 16, generator=torch.Generator().manual_seed(step))
+        return {"images": pictures.image_batch(indices), "masks": pictures.mask_batch(indices), "noise": noise}
+
+    def snapshot(module: nn.Module, step: int) -> None:
+        images = pictures.image_batch(np.arange(0, 48, 4))
+        output = module.decode(module.encode(images))
+        save_grid(torch.cat([images[:6], output[:6], images[6:], output[6:]]), folder / "latest.png", columns=6)
+
+    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.998, seed=1)
+    train(module, config, batch=batch, loss=reconstruction_loss, folder=folder, snapshot=snapshot)
+    return module
+
+
+@torch.no_grad()
+def cached_latents(pictures: Pictures, autoencoder: MiniAutoencoder, path: Path) -> Tensor:
+    """Normalised latents (N, 4, 16, 16) float16 of every picture, computed once."""
+    if not path.exists():
+        from tqdm import tqdm
+
+        rows = []
+        for start in tqdm(range(0, len(pictures.world), _ENCODE_BATCH), desc="latents", mininterval=20):
+            images = pictures.image_batch(np.arange(start, min(start + _ENCODE_BATCH, len(pictures.world))))
+            with torch.autocast("cpu", torch.bfloat16):
+                rows.append(autoencoder.encode(images.contiguous(memory_format=torch.channels_last)).half())
+        torch.save(torch.cat(rows), path)
+    return torch.load(path, weights_only=True)
+
+
+def base_stage(
+    pictures: Pictures,
+    latents: Tensor,
+    folder: Path,
+    *,
+    decode: Callable[[Tensor], Tensor],
+    steps: int = 7000,
+    batch_size: int = 32,
+) -> MiniBase:
+    """Stage 2: captions -> latents. Captions name traits now and then, so that the base can draw every one of them."""
+    module = MiniBase().to(memory_format=torch.channels_last)
+    alphas, sigmas = noise_levels()
+
+    def batch(step: int) -> dict[str, Tensor]:
+        indices = batch_indices(step, len(pictures.world), batch_size, seed=12)
+        rng = np.random.default_rng([13, step])
+        generator = torch.Generator().manual_seed(step)
+        timesteps = torch.randint(0, TRAIN_STEPS, (batch_size,), generator=generator)
+        return {
+            "latents": latents[indices].float(),
+            "noise": torch.randn(batch_size, 4, 16, 16, generator=generator),
+            "masks": F.avg_pool2d(pictures.mask_batch(indices), 8),
+            "timesteps": timesteps,
+            "alpha": alphas[timesteps][:, None, None, None],
+            "sigma": sigmas[timesteps][:, None, None, None],
+            "ids": token_ids([training_caption(pictures, index, rng) for index in indices]),
+        }
+
+    def snapshot(module: nn.Module, step: int) -> None:
+        scenes = [pictures.scenes[index] for index in range(12)]
+        ids = token_ids(
+            [
+                caption(scene, pictures.people[i // 4], rng=np.random.default_rng(i), trait_probability=0.7 * (i % 2))
+                for i, scene in enumerate(scenes)
+            ]
+        )
+        save_grid(decode(sample(module, module.context(ids), seed=0)), folder / "latest.png", columns=6)
+
+    config = LoopConfig(steps=steps, learning_rate=1e-3, ema_decay=0.999, seed=2, checkpoint_every=500)
+    train(module, config, batch=batch, loss=velocity_loss, folder=folder, snapshot=snapshot)
+    return module
+
+
+def training_caption(pictures: Pictures, index: int, rng: np.random.Generator) -> str:
+    """One wording for picture `index`: empty one time in ten, with no, few, most or all of the person's traits."""
+    if rng.random() < 0.1:
+        return ""
+    probability = float(rng.choice([0.0, 0.3, 0.7, 1.0], p=[0.25, 0.25, 0.25, 0.25]))
+    person = pictures.people[index // pictures.world.scenes]
+    return caption(pictures.scenes[index], person, rng=rng, trait_probability=probability)
+
+
+@torch.no_grad()
+def sample(
+    base: MiniBase, context: Tensor, *, seed: int, steps: int = 20, guidance: float = 3.0, side: int = 16
+) -> Tensor:
+    """DDIM (eta 0) with classifier-free guidance: context (B, L, W) -> normalised latents (B, 4, side, side)."""
+    alphas, sigmas = noise_levels()
+    x = torch.randn(len(context), 4, side, side, generator=torch.Generator().manual_seed(seed))
+    empty = base.context(token_ids([""])).expand_as(context)
+    both = torch.cat([context, empty])
+    times = torch.linspace(TRAIN_STEPS - 1, 0, steps + 1).round().long()
+    for now, after in pairwise(times):
+        v_text, v_empty = base(torch.cat([x, x]), now.expand(len(both)), both).float().chunk(2)
+        v = v_empty + guidance * (v_text - v_empty)
+        clean, noise = alphas[now] * x - sigmas[now] * v, sigmas[now] * x + alphas[now] * v
+        x = alphas[after] * clean + sigmas[after] * noise
+    return x
+
+
+def generator_stage(pictures: Pictures, folder: Path, *, steps: int = 1500, batch_size: int = 32) -> Generator:
+    """Stage 3: traits -> aligned head on white."""
+    module = Generator(GENERATOR)
+
+    def batch(step: int) -> dict[str, Tensor]:
+        indices = portrait_indices(pictures, step, batch_size, seed=14)
+        crops = labelled_crops(pictures, indices, rng=np.random.default_rng([15, step]), jitter=0.0)
+        return {"crops": on_white(crops), "features": features_of(pictures, indices)}
+
+    def snapshot(module: nn.Module, step: int) -> None:
+        inputs = batch(0)
+        w = module.mapping(inputs["features"][:12])
+        output = module.synthesis(w[:, None].expand(-1, module.config.num_styles, -1), noise=None)
+        save_grid(torch.cat([inputs["crops"][:12], output]), folder / "latest.png", columns=12)
+
+    config = LoopConfig(
+        steps=steps, learning_rate=3e-3, betas=(0.0, 0.99), weight_decay=0.0, ema_decay=0.998, seed=3, compile=False
+    )
+    train(module, config, batch=batch, loss=drawing_loss, folder=folder, snapshot=snapshot)
+    return module
+
+
+def encoder_stage(
+    pictures: Pictures, generator: Generator, folder: Path, *, steps: int = 1500, batch_size: int = 32
+) -> E4eEncoder:
+    """Stage 4: aligned head -> W+ codes."""
+    with torch.no_grad():
+        features = features_of(pictures, portrait_indices(pictures, 0, 2000, seed=16))
+        latent_avg = generator.mapping(features).mean(dim=0).expand(generator.config.num_styles, -1).clone()
+    module = CodeReader(generator, latent_avg)
+
+    def batch(step: int) -> dict[str, Tensor]:
+        indices = portrait_indices(pictures, step, batch_size, seed=17)
+        rng = np.random.default_rng([18, step])
+        clean = labelled_crops(pictures, indices, rng=rng, jitter=0.0)
+        seen = labelled_crops(pictures, indices, rng=rng, jitter=0.03)
+        return {
+            "crops": on_white(clean),
+            "inputs": as_encountered(seen, rng=rng),
+            "features": features_of(pictures, indices),
+        }
+
+    def snapshot(module: nn.Module, step: int) -> None:
+        inputs = batch(0)
+        codes = module.encoder(inputs["inputs"][:12]) + module.latent_avg
+        output = module.generator.synthesis(codes, noise=None)
+        save_grid(torch.cat([inputs["crops"][:12], inputs["inputs"][:12], output]), folder / "latest.png", columns=12)
+
+    config = LoopConfig(steps=steps, learning_rate=1e-3, ema_decay=0.998, seed=4, compile=False)
+    train(module, config, batch=batch, loss=reading_loss, folder=folder, snapshot=snapshot)
+    return module
+
+
+def portrait_indices(pictures: Pictures, step: int, batch_size: int, *, seed: int) -> np.ndarray:
+    """Indices of pictures in colour: a sketch shows neither skin nor hair."""
+    colour = np.array([index for index, scene in enumerate(pictures.scenes) if scene.medium != "sketch"])
+    return colour[batch_indices(step, len(colour), batch_size, seed=seed)]
+
+
+def features_of(pictures: Pictures, indices: np.ndarray) -> Tensor:
+    """(B, NUM_FEATURES) of `trait_features`."""
+    scenes = pictures.world.scenes
+    return torch.from_numpy(
+        np.stack([trait_features(pictures.people[i // scenes], pictures.scenes[i]) for i in indices])
+    )
+
+
+def save_grid(images: Tensor, path: Path, *, columns: int) -> None:
+    """Write (N, 3, H, W) pictures in [-1, 1] as one PNG."""
+    from einops import rearrange
+
+    pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().byte().cpu()
+    grid = rearrange(pixels, "(r c) k h w -> (r h) (c w) k", c=columns)
+    Image.fromarray(grid.numpy()).save(path)

@@ -1,0 +1,1 @@
+"""Training: the loop, the losses and the identity-tailored strategy. Needs the extra `train`."""
