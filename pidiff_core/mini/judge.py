@@ -11,6 +11,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..face.background import head_mask
+from ..face.landmarks import landmarks_in_crop
+from .crops import CROP_PX, cut
+
 _TEMPERATURE = 0.1
 
 
@@ -78,3 +82,13 @@ def similarity(vectors: Tensor, gallery: Tensor) -> Tensor:
 def colour_similarity(colours: Tensor, gallery: Tensor) -> Tensor:
     """Minus the distance of colours: (A, 9), (B, 9) -> (A, B)."""
     return -torch.cdist(colours, gallery)
+
+
+def judged_crops(images: Tensor, landmarks: Tensor) -> Tensor:
+    """What a judge looks at: aligned heads, all but the geometric head mask white.
+
+    images (B, 3, H, W) in [-1, 1]; landmarks (B, 5, 2) px. Returns (B, 3, 64, 64).
+    """
+    crops = cut(images, landmarks)
+    mask = head_mask(landmarks_in_crop(CROP_PX), size=(CROP_PX, CROP_PX))
+    return crops * mask + (1 - mask)

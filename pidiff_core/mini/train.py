@@ -19,7 +19,9 @@ from .autoencoder import MiniAutoencoder, reconstruction_loss
 from .base import TRAIN_STEPS, MiniBase, noise_levels, token_ids, velocity_loss
 from .captions import caption
 from .crops import as_encountered, labelled_crops, on_white
-from .data import Pictures, World, batch_indices
+from .data import PICTURE_PX, Pictures, World, batch_indices
+from .detector import DrawnFaceDetector, detection_loss
+from .judge import Judge, judged_crops, likeness_loss
 from .portraits import GENERATOR, CodeReader, drawing_loss, reading_loss, trait_features
 
 WORLD = World(seed=1, people=10_000, scenes=4)
@@ -181,6 +183,68 @@ def encoder_stage(
     config = LoopConfig(steps=steps, learning_rate=1e-3, ema_decay=0.998, seed=4, compile=False)
     train(module, config, batch=batch, loss=reading_loss, folder=folder, snapshot=snapshot)
     return module
+
+
+def detector_stage(
+    pictures: Pictures, autoencoder: MiniAutoencoder, folder: Path, *, steps: int = 800, batch_size: int = 64
+) -> DrawnFaceDetector:
+    """Stage 5: finds drawn faces, in renders and in what the autoencoder makes of them."""
+    module = DrawnFaceDetector()
+
+    def batch(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([19, step])
+        indices = batch_indices(step, len(pictures.world), batch_size, seed=20)
+        images = pictures.image_batch(indices)
+        images[::2] = through(autoencoder, images[::2])
+        points = torch.from_numpy(pictures.landmarks[indices]) / PICTURE_PX
+        present = torch.ones(batch_size)
+        for row in range(batch_size // 8):  # nobody there: a picture's own scene, a corner of it enlarged
+            corner = rng.integers(0, 2, 2) * 88
+            patch = images[row : row + 1, :, corner[0] : corner[0] + 40, corner[1] : corner[1] + 40]
+            images[row : row + 1] = F.interpolate(patch, (PICTURE_PX, PICTURE_PX), mode="bilinear")
+            present[row] = 0
+        small = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+        return {"images": small, "points": points, "present": present}
+
+    config = LoopConfig(steps=steps, learning_rate=3e-3, ema_decay=0.995, seed=6, compile=False)
+    train(module, config, batch=batch, loss=detection_loss, folder=folder)
+    return module
+
+
+def judge_stage(
+    pictures: Pictures, autoencoder: MiniAutoencoder, folder: Path, *, steps: int = 1500, people: int = 64
+) -> Judge:
+    """Stage 6: tells people apart in pictures that went through the autoencoder, roughly aligned."""
+    module = Judge()
+    scenes = pictures.world.scenes
+    colour = [
+        [i * scenes + k for k in range(scenes) if pictures.scenes[i * scenes + k].medium != "sketch"]
+        for i in range(pictures.world.people)
+    ]
+    usable = np.array([index for index, pictured in enumerate(colour) if len(pictured) >= 2])
+
+    def batch(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([21, step])
+        chosen = usable[batch_indices(step, len(usable), people, seed=22)]
+        pairs = np.array([rng.choice(colour[index], 2, replace=False) for index in chosen])
+        indices = pairs.T.reshape(-1)
+        images = through(autoencoder, pictures.image_batch(indices))
+        points = pictures.landmarks[indices] - 0.5
+        eyes = np.linalg.norm(points[:, 1] - points[:, 0], axis=-1)[:, None, None]
+        points = points + rng.standard_normal(points.shape) * 0.05 * eyes
+        first, second = judged_crops(images, torch.from_numpy(points).float()).chunk(2)
+        return {"first": first, "second": second}
+
+    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.995, seed=7, compile=False)
+    train(module, config, batch=batch, loss=likeness_loss, folder=folder)
+    return module
+
+
+@torch.no_grad()
+def through(autoencoder: MiniAutoencoder, images: Tensor) -> Tensor:
+    """Pictures as the autoencoder returns them, in [-1, 1]."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return autoencoder.decode(autoencoder.encode(images)).float().clamp(-1, 1)
 
 
 def portrait_indices(pictures: Pictures, step: int, batch_size: int, *, seed: int) -> np.ndarray:
