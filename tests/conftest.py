@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -20,6 +17,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 sys.path += [str(ROOT), str(ROOT / "scripts")]
 
 import comfy_host  # noqa: E402 (found by the line above)
+from in_process import Pack, import_comfy, load_pack  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,30 +44,9 @@ def reference_dir() -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Pack:
-    """The checkout, loaded as ComfyUI loads a custom node: a package found by path, nothing on sys.path."""
-
-    module: ModuleType
-
-    def load(self, name: str) -> ModuleType:
-        """A module of the pack, such as "nodes.encode" or "pidiff_core.errors".
-
-        Its classes are not those of a plain `import pidiff_core`: a node raises this module's PIDiffError.
-        """
-        return importlib.import_module(f"{self.module.__name__}.{name}")
-
-
 @pytest.fixture(scope="session")
 def pack() -> Pack:
-    name = "pidiff_pack"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return Pack(module)
+    return load_pack()
 
 
 @dataclass(frozen=True)
@@ -85,22 +62,11 @@ class InProcessComfy:
 def comfy(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> InProcessComfy:
     """ComfyUI's own modules on the CPU, importable from here on. One version a process: see --comfy-version."""
     version = pytestconfig.getoption("--comfy-version")
-    tree = comfy_host.prepare(version).tree
     base = tmp_path_factory.mktemp("comfy")
-    already = sys.modules.get("nodes")
-    assert already is None, f"something imported {already} as `nodes` before ComfyUI could"
-    sys.path.insert(0, str(tree))
-    # ComfyUI parses sys.argv only when its own main.py asks for it; what it reads instead is set here, before
-    # model_management picks a device and folder_paths its folders.
-    from comfy.cli_args import args
-
-    args.cpu = True
-    args.base_directory = str(base)
+    tree = import_comfy(version, base)
     import comfy.model_management
-    import folder_paths
 
     assert str(comfy.model_management.get_torch_device()) == "cpu"
-    assert Path(folder_paths.base_path) == base
     return InProcessComfy(tree, version, base)
 
 

@@ -1,0 +1,64 @@
+"""Measuring likeness in the drawn world: does the judge recognise the person in a generated picture?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .detector import DrawnFaceDetector
+from .judge import Judge, colour_similarity, colour_vectors, judged_crops, similarity
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """What each of n people looks like to the judges: the means over fresh renders of everyone."""
+
+    vectors: Tensor  # (n, 64)
+    colours: Tensor  # (n, 9)
+    renders: Tensor  # (n, k, 64): every render's own vector
+
+
+class Jury:
+    """The judge, the colour-only judge, and the finder that aligns faces for both."""
+
+    def __init__(self, judge: Judge, detector: DrawnFaceDetector) -> None:
+        self.judge, self.detector = judge, detector
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, H) in [-1, 1] -> the judge's vectors (B, 64) and mean colours (B, 9)."""
+        small = F.interpolate(images, (64, 64), mode="bilinear", antialias=True, align_corners=False)
+        _, points = self.detector(small)
+        crops = judged_crops(images, points * images.shape[-1] - 0.5)
+        return self.judge(crops), colour_vectors(crops)
+
+    def gallery(self, renders: Tensor) -> Gallery:
+        """Fresh renders (n, k, 3, H, H) of n people."""
+        people, each = renders.shape[:2]
+        vectors, colours = self.look(renders.flatten(0, 1))
+        vectors, colours = vectors.unflatten(0, (people, each)), colours.unflatten(0, (people, each))
+        return Gallery(F.normalize(vectors.mean(dim=1), dim=-1), colours.mean(dim=1), vectors)
+
+    def recognised(self, images: Tensor, gallery: Gallery) -> tuple[Tensor, Tensor]:
+        """Is person i of the gallery picked in picture i? Booleans (n,) of the judge and of the colour-only judge."""
+        vectors, colours = self.look(images)
+        own = torch.arange(len(images))
+        by_judge = similarity(vectors, gallery.vectors).argmax(dim=1) == own
+        by_colour = colour_similarity(colours, gallery.colours).argmax(dim=1) == own
+        return by_judge, by_colour
+
+    def likeness(self, images: Tensor, gallery: Gallery) -> Tensor:
+        """(n,): mean cosine of picture i to each render of person i."""
+        vectors, _ = self.look(images)
+        return torch.einsum("nv,nkv->nk", vectors, gallery.renders).mean(dim=1)
+
+
+def ceiling(gallery: Gallery) -> float:
+    """Mean cosine of two different fresh renders of one person."""
+    cosines = torch.einsum("nav,nbv->nab", gallery.renders, gallery.renders)
+    each = cosines.shape[1]
+    others = ~torch.eye(each, dtype=torch.bool)
+    return float(cosines[:, others].mean())
