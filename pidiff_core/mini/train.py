@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..e4e.encoder import E4eEncoder
 from ..stylegan2.generator import Generator
 from ..training.loop import LoopConfig, train
 from .autoencoder import MiniAutoencoder, reconstruction_loss
@@ -156,7 +155,7 @@ def generator_stage(pictures: Pictures, folder: Path, *, steps: int = 1500, batc
 
 def encoder_stage(
     pictures: Pictures, generator: Generator, folder: Path, *, steps: int = 1500, batch_size: int = 32
-) -> E4eEncoder:
+) -> CodeReader:
     """Stage 4: aligned head -> W+ codes."""
     with torch.no_grad():
         features = features_of(pictures, portrait_indices(pictures, 0, 2000, seed=16))
