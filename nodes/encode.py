@@ -36,7 +36,8 @@ class EncodeIdentity(io.ComfyNode):
                     options=list(CHOICES),
                     default="auto",
                     tooltip="How the face is found. auto: MTCNN where it is installed, then the model's own detector, "
-                    f"then YuNet where models/pidiff/{YUNET_FILE} is. whole image: the photo is an aligned portrait.",
+                    f"then YuNet where models/pidiff/{YUNET_FILE} is. model: the model's own alone "
+                    "(mini's finds drawn faces). whole image: the photo is an aligned portrait.",
                 ),
                 io.Int.Input(
                     "face_index",

@@ -66,7 +66,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | int]
     fresh = [jury.recognised(by_person[:, scene], gallery) for scene in range(FRESH.start, FRESH.stop)]
 
     references = pictures[::SCENES]
-    wplus = encode.execute(pidiff_model=pidiff_model, image=references).result[0]
+    encoded = encode.execute(pidiff_model, references, detector="model", face_index=0, on_no_face="whole image")
+    wplus = encoded.result[0]
     applied = apply.execute(model=model, pidiff_model=pidiff_model, wplus=wplus, strength=options.strength).result[0]
 
     def sample(patched: Any, prompt: str) -> torch.Tensor:

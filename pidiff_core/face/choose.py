@@ -11,7 +11,7 @@ from .detection import FaceDetector
 from .mtcnn import MTCNNDetector, mtcnn_installed
 from .yunet import YuNetDetector
 
-CHOICES = ("auto", "mtcnn", "yunet", "whole image")
+CHOICES = ("auto", "mtcnn", "yunet", "model", "whole image")
 YUNET_FILE = "yunet_final.pth"
 YUNET_LINK = "github.com/kornia/data"
 
@@ -33,7 +33,7 @@ def choose_detectors(
 
     Args:
         choice: one of CHOICES. "auto" is MTCNN where it is installed, then the model's own detector, then YuNet
-            where its file is.
+            where its file is. "model" is the model's own alone.
         own: the detector that comes with the PIDiff model, for pictures of its own kind.
         own_first: ask that one before the others.
         yunet_path: YuNet's weights file, where there is one.
@@ -52,6 +52,10 @@ def choose_detectors(
         if yunet_path is None:
             raise PIDiffError(f"The YuNet detector has no weights file: {get_yunet}, or choose another detector.")
         return [_load_yunet(yunet_path)]
+    if choice == "model":
+        if own is None:
+            raise PIDiffError("This PIDiff model brings no detector of its own: choose auto, mtcnn or yunet instead.")
+        return [own]
     if choice != "auto":
         raise PIDiffError(f"The detector should be one of {', '.join(CHOICES)}, but it is '{choice}'.")
     found: list[FaceDetector] = [MTCNNDetector()] if mtcnn_installed() else []

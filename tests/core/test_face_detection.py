@@ -120,6 +120,11 @@ class TestChoice:
         with pytest.raises(PIDiffError, match=r"yunet_final\.pth.*models/pidiff.*/somewhere"):
             choose_detectors("yunet", searched=["/somewhere"])
 
+    def test_the_models_own_detector_alone(self):
+        assert [found.name for found in choose_detectors("model", own=DotDetector())] == [DotDetector().name]
+        with pytest.raises(PIDiffError, match="no detector of its own"):
+            choose_detectors("model")
+
     def test_an_unknown_choice_is_refused(self):
         with pytest.raises(PIDiffError, match="'psychic'"):
             choose_detectors("psychic")
