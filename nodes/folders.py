@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,29 @@ import folder_paths
 from ..pidiff_core.errors import PIDiffError
 
 KEY = "pidiff"
+_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".npy", ".csv"}
+
+
+def register() -> None:
+    """Make models/pidiff known to ComfyUI, beside what extra_model_paths.yaml names for it."""
+    folder = Path(folder_paths.models_dir) / KEY
+    with contextlib.suppress(OSError):  # a read-only installation: the folder is the user's to make
+        folder.mkdir(parents=True, exist_ok=True)
+    folder_paths.add_model_folder_path(KEY, str(folder))
+    # ComfyUI registers a new folder with an empty set of suffixes, and a user's yaml likewise: then nothing is listed.
+    paths, suffixes = folder_paths.folder_names_and_paths[KEY]
+    folder_paths.folder_names_and_paths[KEY] = (paths, set(suffixes) | _SUFFIXES)
+
+
+def register() -> None:
+    """Make models/pidiff known to ComfyUI, beside what extra_model_paths.yaml names for it."""
+    folder = Path(folder_paths.models_dir) / KEY
+    with contextlib.suppress(OSError):  # a read-only installation: the folder is the user's to make
+        folder.mkdir(parents=True, exist_ok=True)
+    folder_paths.add_model_folder_path(KEY, str(folder))
+    # ComfyUI registers a new folder with an empty set of suffixes, and a user's yaml likewise: then nothing is listed.
+    paths, suffixes = folder_paths.folder_names_and_paths[KEY]
+    folder_paths.folder_names_and_paths[KEY] = (paths, set(suffixes) | set(MODEL_SUFFIXES))
 
 
 def pidiff_folders() -> list[str]:
@@ -54,4 +78,23 @@ def input_file(name: str) -> Path:
         )
     if not real.is_file():
         raise PIDiffError(f"{plain} is not in the folder {root}. Put it there, or choose another file.")
+    return real
+
+
+def model_file(name: str, *, what: str) -> Path:
+    """The path of a file in models/pidiff.
+
+    Raises:
+        PIDiffError: it is not there, or it leads out of its folder.
+    """
+    path = find_pidiff_file(name)
+    if path is None:
+        raise PIDiffError(
+            f"The {what} '{name}' was not found (searched: {', '.join(pidiff_folders()) or 'no folder'}). Put it there "
+            "and refresh the page; the help page of LoadPIDiff lists every file with its link."
+        )
+    roots = [Path(folder).resolve() for folder in pidiff_folders()]
+    real = Path(path).resolve()
+    if not any(real.is_relative_to(root) for root in roots):
+        raise PIDiffError(f"{name} leads out of the folder models/pidiff, which is not allowed. Copy the file into it.")
     return real
