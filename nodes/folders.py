@@ -25,17 +25,6 @@ def register() -> None:
     folder_paths.folder_names_and_paths[KEY] = (paths, set(suffixes) | _SUFFIXES)
 
 
-def register() -> None:
-    """Make models/pidiff known to ComfyUI, beside what extra_model_paths.yaml names for it."""
-    folder = Path(folder_paths.models_dir) / KEY
-    with contextlib.suppress(OSError):  # a read-only installation: the folder is the user's to make
-        folder.mkdir(parents=True, exist_ok=True)
-    folder_paths.add_model_folder_path(KEY, str(folder))
-    # ComfyUI registers a new folder with an empty set of suffixes, and a user's yaml likewise: then nothing is listed.
-    paths, suffixes = folder_paths.folder_names_and_paths[KEY]
-    folder_paths.folder_names_and_paths[KEY] = (paths, set(suffixes) | set(MODEL_SUFFIXES))
-
-
 def pidiff_folders() -> list[str]:
     """The folders of the user's PIDiff files, as registered with ComfyUI (extra_model_paths.yaml included)."""
     return list(folder_paths.get_folder_paths(KEY)) if KEY in folder_paths.folder_names_and_paths else []
