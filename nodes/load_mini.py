@@ -19,8 +19,8 @@ class LoadMini(io.ComfyNode):
             display_name="Load PIDiff Mini (embedded)",
             category="PIDiff",
             description=(
-                "The embedded model: small, trained by this project on drawn people, for 128x128 pictures. It shows and "
-                "measures the method without any download; for real pictures load Stable Diffusion 1.5 and "
+                "The embedded model: small, trained by this project on drawn people, for 128x128 pictures. It shows "
+                "and measures the method without any download; for real pictures load Stable Diffusion 1.5 and "
                 "LoadPIDiff instead."
             ),
             search_aliases=["PIDiff mini", "embedded", "drawn people"],

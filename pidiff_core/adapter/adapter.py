@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import PIDiffError
+from ..wplus import WPlus
 from .attention import SiteBranch
 from .config import AdapterConfig
 from .projection import StyleProjection, WPlusAdapterProjection
@@ -38,6 +40,23 @@ class IdentityAdapter(nn.Module):
             StyleProjection(config) if config.format == "pidiff" else WPlusAdapterProjection(config)
         )
         self.sites = SiteBranches({spec.name.replace(".", "_"): SiteBranch(spec, config) for spec in config.sites})
+
+    def tokens(self, wplus: WPlus) -> Tensor:
+        """The identities' tokens (B, n, W), without gradients.
+
+        The native projection reads offsets from the average code, W+ Adapter's reads the absolute codes.
+        """
+        codes = wplus.offsets if self.config.format == "pidiff" else wplus.codes
+        return self._project(codes)
+
+    def zero_tokens(self) -> Tensor:
+        """The tokens (1, n, W) of an all-zero input: W+ Adapter's unconditional half; natively the average face."""
+        return self._project(torch.zeros(1, self.config.num_styles, self.config.code_width))
+
+    @torch.no_grad()
+    def _project(self, codes: Tensor) -> Tensor:
+        weight = next(self.projection.parameters())
+        return self.projection(codes.to(weight))
 
     def branch(self, name: str) -> SiteBranch:
         """The branch at the site of that name.

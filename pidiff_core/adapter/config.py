@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import PIDiffError
+from ..wplus import levels
 from .sites import Site, SiteSpec
 
 FORMATS = ("pidiff", "wplus-adapter")
@@ -69,6 +70,13 @@ class AdapterConfig:
     def num_tokens(self) -> int:
         """Tokens that an identity becomes: one a style, or W+ Adapter's four."""
         return self.num_styles if self.format == "pidiff" else 4
+
+    @property
+    def token_levels(self) -> dict[str, slice]:
+        """Which tokens carry the coarse, medium and fine styles."""
+        if self.format == "pidiff":
+            return levels(self.num_styles)
+        return {"coarse": slice(0, 1), "medium": slice(1, 2), "fine": slice(2, 4)}
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers for the checkpoint's metadata."""

@@ -41,7 +41,7 @@ def trait_features(person: Identity, scene: Scene) -> np.ndarray:
 
 NUM_FEATURES = len(trait_features(Identity.sample(np.random.default_rng(0)), Scene()))
 GENERATOR = GeneratorConfig(
-    size=64, width=SPACE.width, z_dim=NUM_FEATURES, mapping_layers=4, channels=(96, 96, 64, 48, 32)
+    size=64, width=SPACE.width, z_dim=NUM_FEATURES, mapping_layers=3, mapping_lr_mul=1.0, channels=(96, 96, 64, 48, 32)
 )
 ENCODER = ENCODERS["mini-64"]
 

@@ -147,7 +147,7 @@ def generator_stage(pictures: Pictures, folder: Path, *, steps: int = 1500, batc
         save_grid(torch.cat([inputs["crops"][:12], output]), folder / "latest.png", columns=12)
 
     config = LoopConfig(
-        steps=steps, learning_rate=3e-3, betas=(0.0, 0.99), weight_decay=0.0, ema_decay=0.998, seed=3, compile=False
+        steps=steps, learning_rate=1.5e-2, warmup_steps=100, weight_decay=0.0, ema_decay=0.998, seed=3, compile=False
     )
     train(module, config, batch=batch, loss=drawing_loss, folder=folder, snapshot=snapshot)
     return module

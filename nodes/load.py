@@ -1,0 +1,65 @@
+"""LoadPIDiff: adapter and encoder from files in models/pidiff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..pidiff_core.loading import load_pidiff
+from .folders import list_pidiff_files, model_file
+from .wires import PidiffModel, schema
+
+NONE = "none"
+
+
+class LoadPIDiff(io.ComfyNode):
+    """An identity model from the user's own files."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's permanent contract."""
+        files = list_pidiff_files((".safetensors", ".bin", ".pt", ".pth"))
+        return schema(
+            node_id="LoadPIDiff",
+            display_name="Load PIDiff",
+            category="PIDiff",
+            description=(
+                "Loads an identity adapter and a W+ encoder from models/pidiff: PIDiff adapters that the pack's "
+                "trainer made, or the published W+ Adapter with e4e. What a file is, its content decides."
+            ),
+            search_aliases=["PIDiff", "W+ Adapter", "e4e"],
+            inputs=[
+                io.Combo.Input(
+                    "adapter",
+                    options=[NONE, *files],
+                    tooltip="The adapter: a PIDiff adapter (.safetensors) or wplus_adapter.bin. None: codes only.",
+                ),
+                io.Combo.Input(
+                    "encoder",
+                    options=[NONE, *files],
+                    tooltip="The encoder: e4e_ffhq_encode.pt, or what `python -m pidiff_core.convert` made of it.",
+                ),
+            ],
+            outputs=[PidiffModel.Output("pidiff_model", display_name="pidiff_model", tooltip="What was loaded.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter: str, encoder: str) -> list[Any]:
+        """Load again when a file has changed."""
+        marks: list[Any] = []
+        for name in (adapter, encoder):
+            if name != NONE:
+                status = model_file(name, what="file").stat()
+                marks.append((name, status.st_size, status.st_mtime_ns))
+        return marks
+
+    @classmethod
+    def execute(cls, adapter: str, encoder: str) -> io.NodeOutput:
+        """See `pidiff_core.loading.load_pidiff`."""
+
+        def path(name: str, what: str) -> Path | None:
+            return None if name == NONE else model_file(name, what=what)
+
+        return io.NodeOutput(load_pidiff(adapter=path(adapter, "adapter"), encoder=path(encoder, "encoder")))
