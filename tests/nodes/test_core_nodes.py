@@ -1,0 +1,187 @@
+"""The nodes around codes, run as ComfyUI runs them: schemas, a photo's way through them, files, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ENCODER = {
+    "image_size": 32, "num_styles": 8, "width": 6, "stem_channels": 4, "units": (1, 1, 1, 1), "depths": (4, 4, 6, 6),
+    "head_channels": 4, "heads": (2, 2, 4), "se_reduction": 2,
+}  # fmt: skip
+GENERATOR = {"size": 32, "width": 6, "z_dim": 6, "mapping_layers": 1, "channels": (4, 4, 4, 4)}
+FIVE = "60,50 84,50 72,65 63,78 81,78"
+
+pytestmark = pytest.mark.usefixtures("comfy")
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy, pack):
+    return SimpleNamespace(
+        encode=pack.load("nodes.encode").EncodeIdentity,
+        preview=pack.load("nodes.preview").PreviewCodes,
+        edit=pack.load("nodes.style_edit").StyleEdit,
+        save=pack.load("nodes.codes").SaveCodes,
+        load=pack.load("nodes.codes").LoadCodes,
+        mean=pack.load("nodes.people").MeanCodes,
+        walk=pack.load("nodes.people").WalkCodes,
+        folders=pack.load("nodes.folders"),
+        error=pack.load("pidiff_core.errors").PIDiffError,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(pack):
+    torch.manual_seed(0)
+    config, networks = pack.load("pidiff_core.e4e.config"), pack.load("pidiff_core.e4e.encoder")
+    generators, sizes = pack.load("pidiff_core.stylegan2.generator"), pack.load("pidiff_core.stylegan2.config")
+    return pack.load("pidiff_core.model").PIDiffModel(
+        pack.load("pidiff_core.wplus").WPlusSpace("test", 8, 6),
+        torch.randn(8, 6),
+        encoder=networks.E4eEncoder(config.EncoderConfig(**ENCODER)),
+        generator=generators.Generator(sizes.GeneratorConfig(**GENERATOR)),
+        directions={"older": torch.ones(1, 6)},
+        crop_size=32,
+        source="tiny",
+    )
+
+
+@pytest.fixture(scope="module")
+def photo_bhwc():
+    return torch.rand(1, 120, 160, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def wplus(nodes, model, photo_bhwc):
+    return nodes.encode.execute(model, photo_bhwc, "auto", 0, "error", landmarks=FIVE).result[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "node_id"),
+    [
+        ("encode", "EncodeIdentityW+"),
+        ("edit", "StyleEdit"),
+        ("preview", "PIDiffPreviewCodes"),
+        ("save", "PIDiffSaveCodes"),
+        ("load", "PIDiffLoadCodes"),
+        ("mean", "PIDiffMeanCodes"),
+        ("walk", "PIDiffWalkCodes"),
+    ],
+)
+def test_schemas_are_accepted_and_explain_every_input(nodes, name, node_id):
+    node = getattr(nodes, name)
+    schema = node.GET_SCHEMA()
+    assert schema.node_id == node_id
+    assert schema.category == "PIDiff"
+    assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
+    assert set(node.INPUT_TYPES()["required"]) <= {entry.id for entry in schema.inputs}
+
+
+def test_a_photo_becomes_codes_a_crop_and_a_mask_of_its_own_size(nodes, model, photo_bhwc):
+    with torch.inference_mode():
+        wplus, aligned, mask = nodes.encode.execute(model, photo_bhwc, "auto", 0, "error", landmarks=FIVE).result
+    assert wplus.codes.shape == (1, 8, 6)
+    assert aligned.shape == (1, 512, 512, 3)
+    assert mask.shape == (1, 120, 160)
+    assert mask[0, 60, 72] == 1.0
+
+
+def test_whole_image_needs_no_detector(nodes, model, photo_bhwc):
+    result = nodes.encode.execute(model, photo_bhwc, "whole image", 0, "error").result
+    assert result[0].origin["photos"][0]["found_by"] == "whole image"
+
+
+def test_a_chosen_detector_that_is_missing_says_where_to_get_it(nodes, model, photo_bhwc):
+    with pytest.raises(nodes.error, match=r"yunet_final\.pth"):
+        nodes.encode.execute(model, photo_bhwc, "yunet", 0, "error")
+
+
+def test_a_photo_that_is_none_is_an_error(nodes, model):
+    with pytest.raises(nodes.error, match="1x1 pixels"):
+        nodes.encode.execute(model, torch.zeros(1, 1, 1, 3), "mtcnn", 0, "error")
+
+
+def test_codes_are_shown_as_a_portrait(nodes, model, wplus):
+    assert nodes.preview.execute(model, wplus).result[0].shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize(("switches", "moved"), [((True, False, False), [0, 1]), ((False, False, True), [4, 5, 6, 7])])
+def test_style_edit_moves_the_chosen_levels(nodes, model, wplus, switches, moved):
+    (edited,) = nodes.edit.execute(wplus, model, "older", 0.5, *switches).result
+    change = (edited.codes - wplus.codes)[0, :, 0]
+    assert [style for style in range(8) if abs(change[style]) > 1e-6] == moved
+
+
+def test_style_edit_takes_levels_of_somebody_else(nodes, model, wplus):
+    other = wplus.with_codes(wplus.codes + 5.0)
+    (mixed,) = nodes.edit.execute(wplus, model, "", 1.0, True, False, False, other=other).result
+    assert torch.equal(mixed.codes[:, :2], other.codes[:, :2])
+    assert torch.equal(mixed.codes[:, 2:], wplus.codes[:, 2:])
+
+
+def test_style_edit_lists_the_directions_there_are(nodes, model, wplus):
+    with pytest.raises(nodes.error, match=r"no direction 'younger'.*older"):
+        nodes.edit.execute(wplus, model, "younger", 1.0, True, True, True)
+
+
+def test_codes_are_saved_and_loaded(nodes, model, wplus):
+    saved = nodes.save.execute(wplus, "people/anna").ui["pidiff_codes"][0]
+    name = f"{saved['subfolder']}/{saved['filename']} [output]"
+    assert name in nodes.folders.list_input_files((".safetensors",))
+    assert nodes.load.validate_inputs(name) is True
+    first = nodes.load.fingerprint_inputs(name, kind="absolute")
+    loaded = nodes.load.execute(name, pidiff_model=model).result[0]
+    assert torch.equal(loaded.codes, wplus.codes)
+    assert first == nodes.load.fingerprint_inputs(name, kind="absolute")
+    assert nodes.save.execute(wplus, "people/anna").ui["pidiff_codes"][0]["filename"] != saved["filename"]
+
+
+def test_other_tools_codes_need_the_model(nodes, model, comfy):
+    folder = comfy.base / "input"
+    folder.mkdir(exist_ok=True)
+    torch.save(torch.ones(1, 8, 6), folder / "foreign.pt")
+    offset = nodes.load.execute("foreign.pt", kind="offset", pidiff_model=model).result[0]
+    torch.testing.assert_close(offset.codes[0], model.latent_avg + 1)
+    with pytest.raises(nodes.error, match="Connect the PIDiff model"):
+        nodes.load.execute("foreign.pt")
+
+
+def test_files_outside_of_the_folders_are_refused(nodes, comfy, tmp_path):
+    (comfy.base / "input").mkdir(exist_ok=True)
+    (tmp_path / "secret.pt").write_bytes(b"secret")
+    link = comfy.base / "input" / "link.pt"
+    link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path / "secret.pt")
+    for name in ("link.pt", "../secret.pt", str(tmp_path / "secret.pt")):
+        assert "leads out of the folder" in nodes.load.validate_inputs(name)
+    assert "is not in the folder" in nodes.load.validate_inputs("missing.pt")
+
+
+def test_several_photos_have_a_mean_and_a_report(nodes, model, wplus):
+    batch = wplus.with_codes(torch.cat([wplus.codes, wplus.codes, wplus.codes, wplus.codes + 9]))
+    mean, report = nodes.mean.execute(batch, drop_outliers=True).result
+    torch.testing.assert_close(mean.codes, wplus.codes)
+    assert report.splitlines()[3].endswith("unlike the others")
+    weighted, _ = nodes.mean.execute(wplus, more=wplus.with_codes(wplus.codes + 4), weights="1, 3").result
+    torch.testing.assert_close(weighted.codes, wplus.codes + 3)
+    with pytest.raises(nodes.error, match="not numbers"):
+        nodes.mean.execute(wplus, weights="much")
+
+
+def test_a_walk_is_a_batch(nodes, wplus):
+    (walk,) = nodes.walk.execute(wplus, wplus.with_codes(wplus.codes + 2), 3).result
+    torch.testing.assert_close(walk.codes[1], wplus.codes[0] + 1)
+
+
+def test_the_model_folder_is_registered_with_its_suffixes(nodes):
+    nodes.folders.register()
+    nodes.folders.register()
+    folders = nodes.folders.pidiff_folders()
+    assert len(folders) == len(set(folders)) == 1
+    (Path(folders[0]) / "smile.npy").touch()
+    assert nodes.folders.list_pidiff_files([".npy"]) == ["smile.npy"]
+    assert nodes.folders.find_pidiff_file("smile.npy") == str(Path(folders[0]) / "smile.npy")
+    assert nodes.folders.find_pidiff_file("smile.pt") is None
