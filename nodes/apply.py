@@ -64,7 +64,7 @@ class ApplyIdentityAdapter(io.ComfyNode):
                     "the adapter finds the face itself.",
                 ),
             ],
-            outputs=[io.Model.Output("model", display_name="model", tooltip="The patched model.")],
+            outputs=[io.Model.Output("patched", display_name="model", tooltip="The patched model.")],
         )
 
     @classmethod
