@@ -1,0 +1,100 @@
+"""The training loop: it learns, it resumes as if it had never stopped, it refuses what cannot go on."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="training is the optional extra `train`")
+pytest.importorskip("diffusers", reason="training is the optional extra `train`")
+
+from pidiff_core.errors import PIDiffError
+from pidiff_core.training.loop import LoopConfig, train
+
+
+def batch(step: int) -> dict[str, torch.Tensor]:
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(step))
+    return {"x": x, "y": x @ torch.tensor([[1.0], [-2.0], [0.5]])}
+
+
+def loss(module, inputs):
+    return {"loss": (module(inputs["x"]).float() - inputs["y"]).square().mean()}
+
+
+def line() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 1)
+
+
+def config(**fields) -> LoopConfig:
+    defaults = {
+        "steps": 60, "learning_rate": 0.1, "warmup_steps": 5, "ema_decay": 0.9, "checkpoint_every": 20, "log_every": 20,
+        "precision": "no", "compile": False,
+    }  # fmt: skip
+    return LoopConfig(**{**defaults, **fields})
+
+
+def test_it_learns_and_records_its_curve(tmp_path):
+    module = line()
+    train(module, config(), batch=batch, loss=loss, folder=tmp_path)
+    assert loss(module, batch(999))["loss"] < 0.05
+    rows = list(csv.DictReader((tmp_path / "curve.csv").open()))
+    assert [int(row["step"]) for row in rows] == [20, 40, 60]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    whole = line()
+    train(whole, config(), batch=batch, loss=loss, folder=tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stopping(step: int) -> dict[str, torch.Tensor]:
+        if step == 47:  # between two checkpoints
+            raise Stop
+        return batch(step)
+
+    with pytest.raises(Stop):
+        train(line(), config(), batch=stopping, loss=loss, folder=tmp_path / "parts")
+    resumed = line()
+    train(resumed, config(), batch=batch, loss=loss, folder=tmp_path / "parts")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name])
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    module = line()
+    train(module, config(), batch=batch, loss=loss, folder=tmp_path)
+
+    def never(step: int) -> dict[str, torch.Tensor]:
+        raise AssertionError("no step is left")
+
+    again = line()
+    train(again, config(), batch=never, loss=loss, folder=tmp_path)
+    assert torch.equal(module.weight, again.weight)
+
+
+def test_another_modules_checkpoint_is_refused(tmp_path):
+    train(line(), config(), batch=batch, loss=loss, folder=tmp_path)
+    with pytest.raises(PIDiffError, match="another model"):
+        train(torch.nn.Linear(4, 1), config(), batch=batch, loss=loss, folder=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
+    def broken(step: int) -> dict[str, torch.Tensor]:
+        values = batch(step)
+        return {**values, "y": values["y"] * float("nan")} if step >= 30 else values
+
+    with pytest.raises(PIDiffError, match="step 40"):
+        train(line(), config(), batch=broken, loss=loss, folder=tmp_path)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 20
+
+
+def test_the_rate_warms_up_and_decays():
+    rates = [config().rate(step) for step in range(60)]
+    assert rates[0] < rates[4] == 1.0
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[-1] < 0.03
