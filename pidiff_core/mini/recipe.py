@@ -13,6 +13,7 @@ from .bundle import fitted_latent_rgb, save_base, save_identity, save_judge
 from .data import rendered
 from .portraits import SPACE, edit_directions
 from .train import (
+    JUDGE_WORLD,
     WORLD,
     autoencoder_stage,
     base_stage,
@@ -21,6 +22,7 @@ from .train import (
     encoder_stage,
     generator_stage,
     judge_stage,
+    reconstructed,
 )
 from .train_adapter import extract_stage, identity_data, localise_stage, new_adapter
 
@@ -40,6 +42,7 @@ def run(
     optimiser steps of each stage. notes: facts for the files' metadata. people: fewer drawn people, to try the recipe.
     """
     world = WORLD if people is None else replace(WORLD, people=people)
+    judge_world = JUDGE_WORLD if people is None else replace(JUDGE_WORLD, people=people)
 
     say(f"rendering {len(world)} drawn pictures, once")
     pictures = rendered(world, folder / "data")
@@ -53,9 +56,11 @@ def run(
     say("stage 4 of 8, encoder: portrait -> W+ codes")
     reader = encoder_stage(pictures, generator, folder / "encoder", steps=steps["encoder"])
     say("stage 5 of 8, detector: where is the drawn face")
-    detector = detector_stage(pictures, autoencoder, folder / "detector", steps=steps["detector"])
+    drawn = rendered(judge_world, folder / "data")
+    shown = reconstructed(drawn, autoencoder, folder / "reconstructions.npy")
+    detector = detector_stage(drawn, shown, folder / "detector", steps=steps["detector"])
     say("stage 6 of 8, judge: who is it")
-    judge = judge_stage(pictures, autoencoder, folder / "judge", steps=steps["judge"])
+    judge = judge_stage(shown, folder / "judge", steps=steps["judge"])
     data = identity_data(
         pictures, latents, autoencoder=autoencoder, encoder=reader.encoder, path=folder / "identity_data.pt"
     )

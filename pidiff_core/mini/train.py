@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ from .judge import Judge, judged_crops, likeness_loss
 from .portraits import GENERATOR, CodeReader, drawing_loss, reading_loss, trait_features
 
 WORLD = World(seed=1, people=10_000, scenes=4)
+JUDGE_WORLD = World(seed=3, people=3_000, scenes=4)  # other people: nothing that the adapter learns from
 _ENCODE_BATCH = 100
 
 
@@ -184,22 +187,38 @@ def encoder_stage(
     return module
 
 
+@torch.no_grad()
+def reconstructed(pictures: Pictures, autoencoder: MiniAutoencoder, path: Path) -> Pictures:
+    """The same pictures as the autoencoder returns them, computed once."""
+    if not path.exists():
+        from tqdm import tqdm
+
+        images = np.empty(pictures.images.shape, np.uint8)
+        for start in tqdm(range(0, len(images), _ENCODE_BATCH), desc="reconstructions", mininterval=20):
+            indices = np.arange(start, min(start + _ENCODE_BATCH, len(images)))
+            with torch.autocast("cpu", torch.bfloat16):
+                output = autoencoder.decode(autoencoder.encode(pictures.image_batch(indices))).float()
+            images[indices] = rearrange(as_bytes(output), "b c h w -> b h w c").numpy()
+        np.save(path, images)
+    return replace(pictures, images=np.load(path, mmap_mode="r"))
+
+
 def detector_stage(
-    pictures: Pictures, autoencoder: MiniAutoencoder, folder: Path, *, steps: int = 800, batch_size: int = 64
+    drawn: Pictures, shown: Pictures, folder: Path, *, steps: int = 800, batch_size: int = 64
 ) -> DrawnFaceDetector:
-    """Stage 5: finds drawn faces, in renders and in what the autoencoder makes of them."""
+    """Stage 5: finds drawn faces, in renders and in what the autoencoder makes of them (`shown`)."""
     module = DrawnFaceDetector()
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([19, step])
-        indices = batch_indices(step, len(pictures.world), batch_size, seed=20)
-        images = pictures.image_batch(indices)
-        images[::2] = through(autoencoder, images[::2])
-        points = torch.from_numpy(pictures.landmarks[indices]) / PICTURE_PX
+        indices = batch_indices(step, len(drawn.world), batch_size, seed=20)
+        images = torch.cat([drawn.image_batch(indices[::2]), shown.image_batch(indices[1::2])])
+        indices = np.concatenate([indices[::2], indices[1::2]])
+        points = torch.from_numpy(drawn.landmarks[indices]) / PICTURE_PX
         present = torch.ones(batch_size)
-        for row in range(batch_size // 8):  # nobody there: a picture's own scene, a corner of it enlarged
-            corner = rng.integers(0, 2, 2) * 88
-            patch = images[row : row + 1, :, corner[0] : corner[0] + 40, corner[1] : corner[1] + 40]
+        for row in range(0, batch_size, 8):  # nobody there: a corner of the picture, enlarged
+            x, y = rng.integers(0, 2, 2) * 88
+            patch = images[row : row + 1, :, y : y + 40, x : x + 40]
             images[row : row + 1] = F.interpolate(patch, (PICTURE_PX, PICTURE_PX), mode="bilinear")
             present[row] = 0
         small = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
@@ -210,15 +229,13 @@ def detector_stage(
     return module
 
 
-def judge_stage(
-    pictures: Pictures, autoencoder: MiniAutoencoder, folder: Path, *, steps: int = 1500, people: int = 64
-) -> Judge:
+def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, people: int = 64) -> Judge:
     """Stage 6: tells people apart in pictures that went through the autoencoder, roughly aligned."""
     module = Judge()
-    scenes = pictures.world.scenes
+    scenes = shown.world.scenes
     colour = [
-        [i * scenes + k for k in range(scenes) if pictures.scenes[i * scenes + k].medium != "sketch"]
-        for i in range(pictures.world.people)
+        [i * scenes + k for k in range(scenes) if shown.scenes[i * scenes + k].medium != "sketch"]
+        for i in range(shown.world.people)
     ]
     usable = np.array([index for index, pictured in enumerate(colour) if len(pictured) >= 2])
 
@@ -227,23 +244,15 @@ def judge_stage(
         chosen = usable[batch_indices(step, len(usable), people, seed=22)]
         pairs = np.array([rng.choice(colour[index], 2, replace=False) for index in chosen])
         indices = pairs.T.reshape(-1)
-        images = through(autoencoder, pictures.image_batch(indices))
-        points = pictures.landmarks[indices] - 0.5
+        points = shown.landmarks[indices] - 0.5
         eyes = np.linalg.norm(points[:, 1] - points[:, 0], axis=-1)[:, None, None]
         points = points + rng.standard_normal(points.shape) * 0.05 * eyes
-        first, second = judged_crops(images, torch.from_numpy(points).float()).chunk(2)
+        first, second = judged_crops(shown.image_batch(indices), torch.from_numpy(points).float()).chunk(2)
         return {"first": first, "second": second}
 
     config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.995, seed=7, compile=False)
     train(module, config, batch=batch, loss=likeness_loss, folder=folder)
     return module
-
-
-@torch.no_grad()
-def through(autoencoder: MiniAutoencoder, images: Tensor) -> Tensor:
-    """Pictures as the autoencoder returns them, in [-1, 1]."""
-    with torch.autocast("cpu", torch.bfloat16):
-        return autoencoder.decode(autoencoder.encode(images)).float().clamp(-1, 1)
 
 
 def portrait_indices(pictures: Pictures, step: int, batch_size: int, *, seed: int) -> np.ndarray:
@@ -260,10 +269,12 @@ def features_of(pictures: Pictures, indices: np.ndarray) -> Tensor:
     )
 
 
+def as_bytes(images: Tensor) -> Tensor:
+    """[-1, 1] -> uint8."""
+    return images.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
+
+
 def save_grid(images: Tensor, path: Path, *, columns: int) -> None:
     """Write (N, 3, H, W) pictures in [-1, 1] as one PNG."""
-    from einops import rearrange
-
-    pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().byte().cpu()
-    grid = rearrange(pixels, "(r c) k h w -> (r h) (c w) k", c=columns)
-    Image.fromarray(grid.numpy()).save(path)
+    grid = rearrange(as_bytes(images), "(r c) k h w -> (r h) (c w) k", c=columns)
+    Image.fromarray(grid.cpu().numpy()).save(path)
