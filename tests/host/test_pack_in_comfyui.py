@@ -16,6 +16,8 @@ NODES = (
     "PIDiffLoadMini",
     "PIDiffSaveCodes",
     "PIDiffLoadCodes",
+    "PIDiffMeanCodes",
+    "PIDiffWalkCodes",
 )
 
 
