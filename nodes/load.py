@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.loading import load_pidiff
 from .folders import list_pidiff_files, model_file
 from .wires import PidiffModel, schema
@@ -44,6 +45,17 @@ class LoadPIDiff(io.ComfyNode):
             ],
             outputs=[PidiffModel.Output("pidiff_model", display_name="pidiff_model", tooltip="What was loaded.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, adapter: str, encoder: str) -> bool | str:
+        """Our own sentence in place of ComfyUI's "value not in list": it names the folders that were searched."""
+        try:
+            for name, what in ((adapter, "adapter"), (encoder, "encoder")):
+                if name != NONE:
+                    model_file(name, what=what)
+        except PIDiffError as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str, encoder: str) -> list[Any]:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+
+from comfy_client import Result
 
 
 @pytest.fixture(scope="session")
 def api_workflow(root: Path) -> Callable[[str], dict[str, Any]]:
     """A fresh copy of a shipped workflow in API format, by name."""
     return lambda name: json.loads((root / "workflows" / "api" / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def picture(server) -> Callable[[Result, str], np.ndarray]:
+    """The first picture of an output node as float64 (H, W, 3) in [0, 1]."""
+
+    def fetch(result: Result, node_id: str) -> np.ndarray:
+        data = server.fetch_image(result.images(node_id)[0])
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) / 255.0
+
+    return fetch
 
 
 @pytest.fixture(scope="session")

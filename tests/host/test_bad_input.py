@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save
 
 from comfy_client import WorkflowError
 
@@ -55,3 +58,59 @@ def test_a_missing_photo(server, mini, next_job_runs):
     mini["2"]["inputs"]["image"] = "there_is_no_such_photo.png"
     with pytest.raises(WorkflowError, match="there_is_no_such_photo"):
         server.run(mini)
+
+
+def loader(**files) -> dict:
+    """The smallest workflow that opens PIDiff files."""
+    return {
+        "1": {"class_type": "LoadPIDiff", "inputs": {"adapter": "none", "encoder": "none"} | files},
+        "3": {"class_type": "LoadImage", "inputs": {"image": "astronaut.png"}},
+        "4": {
+            "class_type": "EncodeIdentityW+",
+            "inputs": {
+                "pidiff_model": ["1", 0], "image": ["3", 0], "detector": "whole image", "face_index": 0,
+                "on_no_face": "error",
+            },
+        },
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 1]}},
+    }  # fmt: skip
+
+
+def wrong_files() -> dict[str, bytes]:
+    return {
+        "some_lora.safetensors": save({"lora_unet_down.weight": torch.zeros(4, 4)}),
+        "cut_off.safetensors": save({"projection.weight": torch.zeros(64, 64)})[:300],
+        "web_page.safetensors": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        "nothing.pt": b"",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(wrong_files()))
+@pytest.mark.parametrize("role", ["adapter", "encoder"])
+def test_a_wrong_checkpoint(server, photo, next_job_runs, name, role):
+    server.upload_image(photo)
+    folder = server.base / "models" / "pidiff"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(wrong_files()[name])
+    try:
+        with pytest.raises(WorkflowError, match=re.escape(name)) as raised:
+            server.run(loader(**{role: name}))
+    finally:
+        (folder / name).unlink()
+    assert raised.value.node_type == "LoadPIDiff"
+    assert raised.value.exception_type.endswith("PIDiffError")
+
+
+@pytest.mark.parametrize("role", ["adapter", "encoder"])
+def test_a_missing_checkpoint_names_the_folders_searched(server, photo, next_job_runs, role):
+    server.upload_image(photo)
+    with pytest.raises(WorkflowError, match=r"gone\.safetensors") as raised:
+        server.run(loader(**{role: "gone.safetensors"}))
+    assert str(server.base / "models" / "pidiff") in raised.value.message
+    assert raised.value.node_type == "LoadPIDiff"
+
+
+def test_nothing_to_load(server, photo, next_job_runs):
+    server.upload_image(photo)
+    with pytest.raises(WorkflowError, match="choose an adapter"):
+        server.run(loader())

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import demo
 import make_workflows
-
-
-def picture(server, result, node_id):
-    """The first picture of an output node as float64 (H, W, 3) in [0, 1]."""
-    data = server.fetch_image(result.images(node_id)[0])
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) / 255.0
 
 
 @pytest.fixture
@@ -28,26 +20,26 @@ def mini(api_workflow, server, photo):
     return workflow
 
 
-def test_mini_draws_a_picture_a_crop_and_a_portrait(server, mini):
+def test_mini_draws_a_picture_a_crop_and_a_portrait(server, mini, picture):
     result = server.run(mini)
-    drawn = picture(server, result, "10")
+    drawn = picture(result, "10")
     assert drawn.shape == (128, 128, 3)
     for node_id in ("10", "11", "13"):
-        assert picture(server, result, node_id).std() > 0.02
+        assert picture(result, node_id).std() > 0.02
 
 
-def test_the_identity_changes_the_picture_and_strength_zero_does_not(server, mini):
-    with_identity = picture(server, server.run(mini), "10")
-    plain = picture(server, server.run(demo.without_identity(mini)), "10")
+def test_the_identity_changes_the_picture_and_strength_zero_does_not(server, mini, picture):
+    with_identity = picture(server.run(mini), "10")
+    plain = picture(server.run(demo.without_identity(mini)), "10")
     mini["4"]["inputs"]["strength"] = 0.0
-    assert np.array_equal(picture(server, server.run(mini), "10"), plain)
+    assert np.array_equal(picture(server.run(mini), "10"), plain)
     assert np.abs(with_identity - plain).mean() > 0.005
 
 
-def test_same_seed_same_picture_after_another_graph(server, mini):
-    first = picture(server, server.run(mini), "10")
+def test_same_seed_same_picture_after_another_graph(server, mini, picture):
+    first = picture(server.run(mini), "10")
     server.run(demo.with_prompt(mini, "a sketch of a person in space", 7))
-    assert np.array_equal(picture(server, server.run(mini), "10"), first)
+    assert np.array_equal(picture(server.run(mini), "10"), first)
 
 
 def test_the_graph_format_is_what_the_maker_writes(server, root):
