@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, default=None, help="where the finished bundle goes")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every stage's steps, to try the recipe")
+    parser.add_argument("--no-compile", action="store_true", help="do without torch.compile (no C++ compiler needed)")
     parser.add_argument("--people", type=int, default=None, help="drawn people (default: the recipe's)")
     options = parser.parse_args()
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..face.landmarks import landmarks_in_crop
 from .detector import DrawnFaceDetector
 from .judge import Judge, colour_similarity, colour_vectors, judged_crops, similarity
 
@@ -32,7 +33,12 @@ class Jury:
         """Pictures (B, 3, H, H) in [-1, 1] -> the judge's vectors (B, 64) and mean colours (B, 9)."""
         small = F.interpolate(images, (64, 64), mode="bilinear", antialias=True, align_corners=False)
         _, points = self.detector(small)
-        crops = judged_crops(images, points * images.shape[-1] - 0.5)
+        side = images.shape[-1]
+        points = points * side - 0.5
+        # Noise has no face: points that collapse are replaced by those of a portrait that fills the picture.
+        collapsed = (points[:, 1] - points[:, 0]).norm(dim=-1) < 0.05 * side
+        points = torch.where(collapsed[:, None, None], landmarks_in_crop(side), points)
+        crops = judged_crops(images, points)
         return self.judge(crops), colour_vectors(crops)
 
     def gallery(self, renders: Tensor) -> Gallery:

@@ -30,7 +30,9 @@ JUDGE_WORLD = World(seed=3, people=3_000, scenes=4)  # other people: nothing tha
 _ENCODE_BATCH = 100
 
 
-def autoencoder_stage(pictures: Pictures, folder: Path, *, steps: int = 3000, batch_size: int = 16) -> MiniAutoencoder:
+def autoencoder_stage(
+    pictures: Pictures, folder: Path, *, steps: int = 3000, batch_size: int = 16, compile: bool = True
+) -> MiniAutoencoder:
     """Stage 1: pictures <-> latents."""
     module = MiniAutoencoder().to(memory_format=torch.channels_last)
 
@@ -44,7 +46,7 @@ def autoencoder_stage(pictures: Pictures, folder: Path, *, steps: int = 3000, ba
         output = module.decode(module.encode(images))
         save_grid(torch.cat([images[:6], output[:6], images[6:], output[6:]]), folder / "latest.png", columns=6)
 
-    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.998, seed=1)
+    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.998, seed=1, compile=compile)
     train(module, config, batch=batch, loss=reconstruction_loss, folder=folder, snapshot=snapshot)
     return module
 
@@ -70,8 +72,9 @@ def base_stage(
     folder: Path,
     *,
     decode: Callable[[Tensor], Tensor],
-    steps: int = 7000,
+    steps: int = 3000,
     batch_size: int = 32,
+    compile: bool = True,
 ) -> MiniBase:
     """Stage 2: captions -> latents. Captions name traits now and then, so that the base can draw every one of them."""
     module = MiniBase().to(memory_format=torch.channels_last)
@@ -102,7 +105,7 @@ def base_stage(
         )
         save_grid(decode(sample(module, module.context(ids), seed=0)), folder / "latest.png", columns=6)
 
-    config = LoopConfig(steps=steps, learning_rate=1e-3, ema_decay=0.999, seed=2, checkpoint_every=500)
+    config = LoopConfig(steps=steps, learning_rate=1e-3, ema_decay=0.999, seed=2, checkpoint_every=500, compile=compile)
     train(module, config, batch=batch, loss=velocity_loss, folder=folder, snapshot=snapshot)
     return module
 
@@ -161,7 +164,7 @@ def encoder_stage(
 ) -> CodeReader:
     """Stage 4: aligned head -> W+ codes."""
     with torch.no_grad():
-        features = features_of(pictures, portrait_indices(pictures, 0, 2000, seed=16))
+        features = features_of(pictures, portrait_indices(pictures, 0, min(2000, pictures.world.people), seed=16))
         latent_avg = generator.mapping(features).mean(dim=0).expand(generator.config.num_styles, -1).clone()
     module = CodeReader(generator, latent_avg)
 

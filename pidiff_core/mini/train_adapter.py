@@ -70,7 +70,10 @@ def identity_data(
 
         offsets, portraits, masks = [], [], []
         for start in tqdm(range(0, len(pictures.world), _CHUNK), desc="codes", mininterval=20):
-            indices, rng = np.arange(start, start + _CHUNK), np.random.default_rng([23, start])
+            indices, rng = (
+                np.arange(start, min(start + _CHUNK, len(pictures.world))),
+                np.random.default_rng([23, start]),
+            )
             crops = labelled_crops(pictures, indices, rng=rng, jitter=0.03)
             offsets.append(encoder(as_encountered(crops, rng=rng)).half())
         for start in tqdm(range(0, len(portrait_of), _CHUNK), desc="portraits", mininterval=20):
