@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ class SiteBranches(nn.ModuleDict):
     """Branches by site name. Module names cannot hold dots, so `input.1.0` is kept as `input_1_0`."""
 
     def __getitem__(self, name: str) -> SiteBranch:
-        return super().__getitem__(name.replace(".", "_"))
+        return cast(SiteBranch, super().__getitem__(name.replace(".", "_")))
 
     def __contains__(self, name: str) -> bool:
         return super().__contains__(name.replace(".", "_"))

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import PIDiffError
 from .adapter import IdentityAdapter
 from .sites import Site, SiteSpec
+
+UNet = Any  # diffusers.UNet2DConditionModel; diffusers is an optional extra and is not imported here
 
 
 @dataclass(eq=False)
@@ -42,7 +44,7 @@ class IdentityContext:
 class IdentityBinding:
     """An adapter attached to a UNet; made by `attach_identity`."""
 
-    def __init__(self, unet: nn.Module, adapter: IdentityAdapter) -> None:
+    def __init__(self, unet: UNet, adapter: IdentityAdapter) -> None:
         self.unet, self.adapter = unet, adapter
         self.current: IdentityContext | None = None
         self._originals = dict(unet.attn_processors)
@@ -75,7 +77,7 @@ class IdentityProcessor:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -85,6 +87,7 @@ class IdentityProcessor:
         context = self.binding.current
         if context is None:
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        assert encoder_hidden_states is not None  # this processor sits on cross-attentions only
         batch, length = encoder_hidden_states.shape[:2]
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, length, batch)
@@ -106,7 +109,7 @@ class IdentityProcessor:
         return out / attn.rescale_output_factor
 
 
-def site_of(unet: nn.Module, attn_name: str) -> Site:
+def site_of(unet: UNet, attn_name: str) -> Site:
     """Which site a diffusers cross-attention is.
 
     Args:
@@ -131,7 +134,7 @@ def site_of(unet: nn.Module, attn_name: str) -> Site:
     return Site("output", sum(len(block.resnets) for block in unet.up_blocks[:level]) + layer, index)
 
 
-def cross_attention_sites(unet: nn.Module) -> tuple[SiteSpec, ...]:
+def cross_attention_sites(unet: UNet) -> tuple[SiteSpec, ...]:
     """All sites of a UNet2DConditionModel with their widths and heads, for `AdapterConfig.sites`."""
     specs = []
     for name, module in unet.named_modules():
@@ -140,7 +143,7 @@ def cross_attention_sites(unet: nn.Module) -> tuple[SiteSpec, ...]:
     return tuple(specs)
 
 
-def attach_identity(unet: nn.Module, adapter: IdentityAdapter) -> IdentityBinding:
+def attach_identity(unet: UNet, adapter: IdentityAdapter) -> IdentityBinding:
     """Put the adapter's branches on a UNet2DConditionModel; without an active identity it computes what it did before.
 
     Raises:

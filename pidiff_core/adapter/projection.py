@@ -19,6 +19,8 @@ class GroupedLinear(nn.Module):
         in_width, out_width: widths of the layer.
     """
 
+    group_of_style: Tensor  # (S,) integers
+
     def __init__(self, group_of_style: list[int], in_width: int, *, out_width: int) -> None:
         super().__init__()
         groups = max(group_of_style) + 1
@@ -44,9 +46,8 @@ class TokenMixer(nn.Module):
             nn.Linear(num_styles, 2 * num_styles), nn.GELU(), nn.Linear(2 * num_styles, num_styles)
         )
         self.across_channels = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        for layer in (self.across_styles[-1], self.across_channels[-1]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in (*self.across_styles[-1].parameters(), *self.across_channels[-1].parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, S, W) -> (B, S, W)."""
@@ -60,6 +61,8 @@ class StyleProjection(nn.Module):
 
     Its input are offsets (codes - latent_avg); `code_std` (S, D) brings them to unit scale.
     """
+
+    code_std: Tensor
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()

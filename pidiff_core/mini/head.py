@@ -220,15 +220,15 @@ class Head:
         ink = self.hair.ink
         w, jaw = self.width, self.identity.number("jaw")
         if beard == "full":
-            half = [
+            side = [
                 (w * 1.0, 0.02), (w * (0.92 + 0.11 * jaw), 0.46), (w * (0.54 + 0.44 * jaw), 0.86),
                 (w * (0.20 + 0.42 * jaw), 1.07), (0, 1.12),
             ]  # fmt: skip
             inner = [(w * 0.86, 0.10), (w * 0.70, 0.42), (w * 0.40, 0.47), (0.10, 0.47), (0, 0.50)]
-            right = np.array(half[:-1])
+            right = np.array(side[:-1])
             edge = np.array(inner)
             mirror = np.array([-1.0, 1.0])
-            outside = np.concatenate([right, np.array(half[-1:]), right[::-1] * mirror])
+            outside = np.concatenate([right, np.array(side[-1:]), right[::-1] * mirror])
             inside = np.concatenate([edge[:-1] * mirror, edge[-1:], edge[:-1][::-1]])
             canvas.outlined(smooth(np.concatenate([self.pose(outside), self.place(inside)])), colour, ink, head=True)
         elif beard == "goatee":

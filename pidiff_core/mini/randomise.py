@@ -43,7 +43,7 @@ def domain_randomise(image_uint8: np.ndarray, rng: np.random.Generator) -> np.nd
         raise ValueError(f"an image is (H, W, 3) uint8, not {image_uint8.shape} {image_uint8.dtype}")
     height, width, _ = image_uint8.shape
     happens = rng.random(10)
-    image = image_uint8.astype(np.float32)
+    image: np.ndarray = image_uint8.astype(np.float32)
     if happens[0] < 0.6:
         image = _warped(image, rng)
     if happens[1] < 0.6:
