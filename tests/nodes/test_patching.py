@@ -1,0 +1,221 @@
+"""The invariants of an applied identity, in ComfyUI's own UNet and sampler (mini's UNet, four steps)."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def mini(comfy, pack):
+    """The embedded model, two people's codes, and how a picture is sampled."""
+    import nodes as host_nodes
+
+    pack_nodes = pack.load("nodes")
+    wplus_module = pack.load("pidiff_core.wplus")
+    model, clip, _, pidiff_model = pack_nodes.LoadMini.execute().result
+    offsets = torch.randn(2, 10, 128, generator=torch.Generator().manual_seed(3))
+    wplus = wplus_module.WPlus.from_offsets(
+        offsets * pidiff_model.adapter.projection.code_std, pidiff_model.latent_avg, space=pidiff_model.space
+    )
+    text, empty = (host_nodes.CLIPTextEncode().encode(clip, words)[0] for words in ("a photo of a person", ""))
+
+    def sample(patched, *, batch=1, size=(16, 16), positive=None, cfg=3.0):
+        latent = {"samples": torch.zeros(batch, 4, *size)}
+        out = host_nodes.common_ksampler(
+            patched, 7, STEPS, cfg, "euler", "normal", positive or text, empty, latent, disable_noise=False
+        )
+        return out[0]["samples"]
+
+    def apply(patched=model, codes=wplus, **options):
+        return pack_nodes.ApplyIdentityAdapter.execute(patched, pidiff_model, codes, **options).result[0]
+
+    return SimpleNamespace(
+        model=model, clip=clip, pidiff_model=pidiff_model, wplus=wplus, sample=sample, apply=apply, text=text,
+        empty=empty, errors=pack.load("pidiff_core.errors"), patching=pack.load("nodes.patching"), pack=pack,
+        vanilla=sample(model),
+    )  # fmt: skip
+
+
+def test_an_identity_changes_the_picture_and_stays_finite(mini):
+    out = mini.sample(mini.apply())
+    assert out.isfinite().all()
+    assert not torch.equal(out, mini.vanilla)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strength": 0.0},
+        {"mask": torch.zeros(1, 40, 40)},
+        {"start_percent": 0.5, "end_percent": 0.5},
+        {"start_percent": 0.8, "end_percent": 0.2},
+        {"coarse": 0.0, "medium": 0.0, "fine": 0.0},
+    ],
+    ids=["strength 0", "all-zero mask", "empty range", "range the wrong way round", "all levels 0"],
+)
+def test_what_adds_nothing_is_the_vanilla_picture_bit_for_bit(mini, options):
+    assert torch.equal(mini.sample(mini.apply(**options)), mini.vanilla)
+
+
+def test_a_zero_initialised_branch_is_the_vanilla_picture_bit_for_bit(mini):
+    untrained = copy.deepcopy(mini.pidiff_model.adapter)
+    for branch in untrained.sites.values():
+        torch.nn.init.zeros_(branch.to_v.weight)
+    options = mini.patching.ApplyOptions()
+    patched = mini.patching.apply_identity(mini.model, untrained, mini.wplus, options=options)
+    assert torch.equal(mini.sample(patched), mini.vanilla)
+
+
+def test_a_full_mask_equals_no_mask(mini):
+    assert torch.equal(mini.sample(mini.apply(mask=torch.ones(1, 24, 56))), mini.sample(mini.apply()))
+
+
+def test_the_model_that_was_given_stays_as_it_was(mini):
+    patched = mini.apply()
+    other = mini.apply(codes=mini.wplus.select(1))
+    first = mini.sample(patched)
+    assert not torch.equal(mini.sample(other), first)
+    assert torch.equal(mini.sample(mini.model), mini.vanilla)
+    assert torch.equal(mini.sample(patched), first)
+
+
+def test_a_batch_of_identities_equals_single_runs(mini):
+    noise_rows = mini.sample(mini.apply(), batch=2)
+    for row in range(2):
+        alone = mini.sample(mini.apply(codes=mini.wplus.select(row)), batch=2)
+        torch.testing.assert_close(noise_rows[row], alone[row], rtol=1e-4, atol=1e-4)
+
+
+def test_cond_and_uncond_split_equal_the_joined_batch(mini, monkeypatch):
+    expected = mini.sample(mini.apply())
+    # A host that is short of memory runs the halves one after the other.
+    monkeypatch.setattr(type(mini.model.model), "memory_required", lambda *_, **__: 1e18)
+    torch.testing.assert_close(mini.sample(mini.apply()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mask_keeps_the_identity_out_of_the_rest_in_one_step(mini):
+    mask = torch.zeros(1, 16, 16)
+    mask[..., :8] = 1
+    name = "input.1.0"
+    options = {
+        "cond_or_uncond": [0, 1],
+        "n_heads": 2,
+        "activations_shape": [2, 64, 16, 16],
+        "sigmas": torch.tensor([1.0]),
+    }
+    patched = mini.apply(codes=mini.wplus.select(0), mask=mask)
+    patch = patched.model_options["transformer_options"]["patches_replace"]["attn2"][("input", 1)]
+    assert patch.name == name
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 256, 64), torch.randn(2, 9, 64), torch.randn(2, 9, 64)
+    from comfy.ldm.modules.attention import optimized_attention
+
+    added = (patch(q, k, v, options) - optimized_attention(q, k, v, 2)).unflatten(1, (16, 16))
+    assert added[0, :, :8].abs().amax() > 1e-3
+    assert torch.equal(added[0, :, 8:], torch.zeros_like(added[0, :, 8:]))
+    assert torch.equal(added[1], torch.zeros_like(added[1]))  # the unconditional half gets no identity
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 20), (9, 13)])
+def test_any_latent_size(mini, size):
+    mask = torch.zeros(1, 100, 60)
+    mask[:, 20:70] = 1
+    assert mini.sample(mini.apply(mask=mask), size=size).isfinite().all()
+
+
+def test_identities_chain(mini):
+    left, right = torch.zeros(1, 16, 16), torch.zeros(1, 16, 16)
+    left[..., :8], right[..., 8:] = 1, 1
+    one = mini.apply(codes=mini.wplus.select(0), mask=left)
+    both = mini.apply(one, codes=mini.wplus.select(1), mask=right)
+    results = [mini.sample(model) for model in (one, both)]
+    assert not torch.equal(*results)
+    assert torch.equal(mini.sample(one), results[0])
+
+
+def test_a_range_starts_late(mini):
+    late = mini.sample(mini.apply(start_percent=0.5))
+    assert not torch.equal(late, mini.vanilla)
+    assert not torch.equal(late, mini.sample(mini.apply()))
+
+
+class Foreign:
+    """The published contract of other identity packs: an object at the key, to which callbacks are added."""
+
+    def __init__(self, callback, **kwargs):
+        self.callbacks, self.kwargs = [callback], [kwargs]
+
+    def add(self, callback, **kwargs):
+        self.callbacks.append(callback)
+        self.kwargs.append(kwargs)
+
+    def __call__(self, q, k, v, extra_options):
+        from comfy.ldm.modules.attention import optimized_attention
+
+        out = optimized_attention(q, k, v, extra_options["n_heads"])
+        for callback, kwargs in zip(self.callbacks, self.kwargs):
+            out = out + callback(out, q, k, v, extra_options, **kwargs)
+        return out
+
+
+def push(out, q, k, v, extra_options, *, amount, **_):
+    return torch.full_like(out, amount)
+
+
+def add_foreign(model, key=("input", 1)):
+    """As IPAdapter_plus does it: a new object where the key is free, else `.add` on what is there."""
+    model = model.clone()
+    there = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    if key in there:
+        there[key].add(push, amount=0.05, sigma_start=1e9, sigma_end=0.0)
+    else:
+        model.set_model_attn2_replace(Foreign(push, amount=0.05, sigma_start=1e9, sigma_end=0.0), *key)
+    return model
+
+
+def test_other_packs_before_and_after_give_the_same_sum(mini):
+    before = mini.sample(mini.apply(add_foreign(mini.model)))
+    ours = mini.apply()
+    after = mini.sample(add_foreign(ours))
+    alone = mini.sample(ours)
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(after, alone)
+
+
+def test_an_adapter_of_another_width_is_refused(mini):
+    config_module = mini.pack.load("pidiff_core.adapter.config")
+    adapter_module = mini.pack.load("pidiff_core.adapter.adapter")
+    own = mini.pidiff_model.adapter.config
+    for changes, match in (
+        ({"token_width": 768}, "768 wide.*128 wide"),
+        ({"sites": (("input.1.0", 320, 8),)}, r"input\.1\.0.*320.*64 channels"),
+        ({"sites": (("input.99.0", 64, 2),)}, "no such site"),
+    ):
+        values = {**own.to_json(), **changes}
+        wrong = adapter_module.IdentityAdapter(config_module.AdapterConfig.from_json(values))
+        with pytest.raises(mini.errors.PIDiffError, match=match):
+            mini.patching.apply_identity(mini.model, wrong, mini.wplus, options=mini.patching.ApplyOptions())
+
+
+def test_codes_of_another_space_are_refused(mini):
+    wplus_module = mini.pack.load("pidiff_core.wplus")
+    space = wplus_module.WPlusSpace("elsewhere", 10, 128)
+    codes = wplus_module.WPlus(torch.zeros(1, 10, 128), torch.zeros(10, 128), space)
+    with pytest.raises(mini.errors.PIDiffError, match=r"elsewhere.*mini-64"):
+        mini.apply(codes=codes)
+
+
+def test_a_patch_copies_without_its_weights(mini):
+    patched = mini.apply()
+    patch = patched.model_options["transformer_options"]["patches_replace"]["attn2"][("middle", 0)]
+    twin = copy.deepcopy(patch)
+    assert twin is not patch
+    assert twin.identity is patch.identity
+    twin.add(push, amount=1.0)
+    assert not patch.callbacks
