@@ -69,9 +69,12 @@ def train(
         PIDiffError: the loss is no longer finite, or `folder` holds the checkpoint of another module.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from diffusers.training_utils import EMAModel
     from tqdm import tqdm
 
+    # The first Accelerator of a process fixes the precision for all others, but every stage has its own.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]

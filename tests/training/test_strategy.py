@@ -94,8 +94,9 @@ def test_what_each_stage_trains(training, stage, projection):
 
 def test_an_untrained_adapter_changes_nothing_outside(training):
     values = strategy_loss(training("localise"), inputs())
-    assert values["kept"] == 0
-    assert values["apart"] == 0
+    rounding = 1e-12  # squared differences between the same picture in a small and in a larger batch
+    assert values["kept"] < rounding
+    assert values["apart"] < rounding
     assert values["noise"] > 0
 
 
