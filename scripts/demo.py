@@ -51,7 +51,7 @@ def main() -> int:
     began = time.monotonic()
     out: Path = options.out.expanduser().resolve()
     out.mkdir(parents=True, exist_ok=True)
-    photo = options.photo or default_photo(out)
+    photo = options.photo or _default_photo(out)
     try:
         host = comfy_host.resolve(options.comfyui)
         environment.say(f"starting ComfyUI {host.name}")
@@ -147,7 +147,7 @@ def _prompts(prompt: str | None) -> list[str]:
     return [prompt] * len(PROMPTS) if prompt else list(PROMPTS)
 
 
-def default_photo(out: Path) -> Path:
+def _default_photo(out: Path) -> Path:
     """NASA's portrait of Eileen Collins, public domain, which scikit-image carries."""
     from PIL import Image
     from skimage import data

@@ -1,7 +1,11 @@
-"""Write the pictures that the README and ComfyUI's template browser show, from a fresh run of the demo."""
+"""Write the pictures that the README and ComfyUI's template browser show, from a fresh run of the demo.
+
+The person in them is drawn: no photo of anybody lies in the repository.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import environment
@@ -10,8 +14,23 @@ ROOT = Path(__file__).resolve().parent.parent
 TILE_PX = 200
 
 
+def drawn_person(folder: Path) -> Path:
+    """A person outside the training's random draws, at the size of a photo."""
+    import numpy as np
+    from PIL import Image
+
+    from pidiff_core.mini.identity import Identity
+    from pidiff_core.mini.render import Scene, render
+
+    person = Identity.sample(np.random.default_rng(2026)).replace(glasses="round", beard="none")
+    path = folder / "drawn_person.png"
+    Image.fromarray(render(person, Scene(place="room", clothes="blue", expression="smile"), size=512).image).save(path)
+    return path
+
+
 def main() -> int:
     environment.ensure(__file__)
+    sys.path.append(str(ROOT))  # at the end: in front, nodes/ would hide ComfyUI's nodes.py
     from PIL import Image
 
     import comfy_host
@@ -20,7 +39,7 @@ def main() -> int:
     out = ROOT / "outputs" / "pictures"
     out.mkdir(parents=True, exist_ok=True)
     with comfy_host.ComfyServer(comfy_host.prepare()) as server:
-        sheet = demo.draw(server, demo.default_photo(out), list(demo.PROMPTS), seed=1, out=out)
+        sheet = demo.draw(server, drawn_person(out), list(demo.PROMPTS), seed=1, out=out)
     target = ROOT / "web" / "images" / "contact_sheet.jpg"
     target.parent.mkdir(exist_ok=True)
     Image.open(sheet).save(target, quality=88)
