@@ -36,10 +36,13 @@ def contact_sheet(person: list[tuple[str, Image.Image]], columns: list[Column], 
         footer: one line at the bottom.
     """
     row_px = TILE_PX + GAP_PX
-    left_px = 2 * MARGIN_PX + TILE_PX
-    width = left_px + len(columns) * row_px - GAP_PX + MARGIN_PX
     header_px = 96
     body_px = 2 * (TILE_PX + 40) + CAPTION_PX
+    # The pictures of the person share the height of the two rows beside them.
+    room_px = body_px - 16
+    side_px = min(TILE_PX, room_px // max(1, len(person)) - 40)
+    left_px = 2 * MARGIN_PX + side_px
+    width = left_px + len(columns) * row_px - GAP_PX + MARGIN_PX
     sheet = Image.new("RGB", (width, header_px + body_px + 52), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN_PX, 28), "PIDiff", INK, font=_font(34))
@@ -48,9 +51,6 @@ def contact_sheet(person: list[tuple[str, Image.Image]], columns: list[Column], 
         (left_px - MARGIN_PX // 2, header_px, left_px - MARGIN_PX // 2, header_px + body_px - 16), (224, 221, 214), 2
     )
 
-    # The pictures of the person share the height of the two rows beside them.
-    room_px = body_px - 16
-    side_px = min(TILE_PX, room_px // max(1, len(person)) - 40)
     for number, (label, image) in enumerate(person):
         top = header_px + number * (room_px // len(person))
         draw.text((MARGIN_PX, top), label, ACCENT if number == 0 else GREY, font=_font(16))
