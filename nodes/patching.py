@@ -1,31 +1,31 @@
 """The identity in ComfyUI's UNet: the only code that touches ModelPatcher.
 
-Each Apply makes one immutable `Identity` and puts one small `SitePatch` on every site. A SitePatch wraps whatever is on
-the site already, so that several identities, and other packs, add up.
+Each Apply makes one immutable `Identity` and puts one small `SitePatch` on every site (site_patch.py). It takes in the
+identities, and wraps whatever else, that are on the site already, so that several identities and other packs add up.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import copy
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..pidiff_core.adapter.adapter import IdentityAdapter
-from ..pidiff_core.adapter.folding import FoldedSite, add_attended, attend, fold, level_strengths
+from ..pidiff_core.adapter.folding import fold, level_strengths
 from ..pidiff_core.adapter.sites import Site, SiteSpec
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.shapes import check_shape
 from ..pidiff_core.wplus import WPlus
+from .site_patch import NOTES_KEY, WHOLE, CondNote, Identity, SitePatch
 
-Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
-COND, UNCOND = 0, 1  # the host's numbers in cond_or_uncond
+KEY = "pidiff"  # our name among the host's callbacks and wrappers
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def apply_identity(
         sigma_end=float(sampling.percent_to_sigma(options.end_percent)),
         always=options.start_percent <= 0 and options.end_percent >= 1,
     )
+    if sites or uncond:
+        _watch(patched)
     for name in dict.fromkeys([*sites, *uncond]):
         _put(patched, Site.from_name(name), found[name], identity)
     return patched
@@ -146,137 +148,6 @@ def check_fit(adapter: IdentityAdapter, found: Mapping[str, FoundSite]) -> None:
             )
 
 
-class Identity:
-    """One Apply: folded sites, mask and range. Its only changes are caches, which hold what can be made again."""
-
-    def __init__(
-        self,
-        *,
-        sites: Mapping[str, FoldedSite],
-        uncond_sites: Mapping[str, FoldedSite],
-        mask: Tensor | None,
-        sigma_start: float,
-        sigma_end: float,
-        always: bool,
-    ) -> None:
-        self._halves = {COND: dict(sites), UNCOND: dict(uncond_sites)}
-        self._mask = mask
-        self._range = (sigma_end, sigma_start)
-        self._always = always
-        self._placed: dict[tuple[Any, ...], FoldedSite] = {}
-        self._masks: dict[tuple[Any, ...], Tensor] = {}
-        self._seen: tuple[Any, bool] = (None, False)
-
-    def __deepcopy__(self, _: Any) -> Identity:
-        return self  # clones of a model share it: some hosts deep-copy their options
-
-    def acts_at(self, sigmas: Tensor | None) -> bool:
-        """Whether a step at this noise level is inside the range: one read of the device a step, not one a site."""
-        if self._always or sigmas is None:
-            return True
-        if self._seen[0] is not sigmas:
-            low, high = self._range
-            self._seen = (sigmas, low <= float(sigmas.flatten()[0]) <= high)
-        return self._seen[1]
-
-    def site(self, name: str, half: int, *, like: Tensor) -> FoldedSite | None:
-        """The folded site on the device and in the type of `like`; None where nothing is added."""
-        key = (name, half, like.device, like.dtype)
-        if key not in self._placed:
-            folded = self._halves[half].get(name)
-            if folded is None:
-                return None
-            self._placed[key] = folded.to(like.device, like.dtype)
-        return self._placed[key]
-
-    def mask(self, rows: int, size: tuple[int, int], *, like: Tensor) -> Tensor | None:
-        """The mask (1 or rows, N) at a site's resolution; resized once per size."""
-        if self._mask is None:
-            return None
-        key = (rows, size, like.device, like.dtype)
-        if key not in self._masks:
-            small = F.interpolate(self._mask[:, None], size, mode="bilinear", antialias=True)[:, 0].clamp(0.0, 1.0)
-            if len(small) > 1:  # one mask a picture, the last one for what is left
-                small = small[torch.arange(rows).clamp_max(len(small) - 1)]
-            self._masks[key] = small.flatten(1).to(like.device, like.dtype)
-        return self._masks[key]
-
-
-class SitePatch:
-    """What ComfyUI calls in place of the cross-attention at one site.
-
-    Args:
-        identity: what is added.
-        name: the site.
-        inner: what was on the site before, or None for the host's own attention.
-    """
-
-    def __init__(self, identity: Identity, name: str, *, inner: Replacement | None) -> None:
-        self.identity, self.name, self.inner = identity, name, inner
-        self.callbacks: list[tuple[Callable[..., Any], dict[str, Any]]] = []
-
-    def __deepcopy__(self, memo: Any) -> SitePatch:
-        copy = SitePatch(self.identity, self.name, inner=self.inner)
-        copy.callbacks = list(self.callbacks)
-        return copy
-
-    def add(self, callback: Callable[..., Any], **kwargs: Any) -> None:
-        """The contract of IPAdapter_plus and its relatives: `callback(out, q, k, v, extra_options, **kwargs)` returns
-        what to add to `out`, while sigma is between kwargs["sigma_end"] and kwargs["sigma_start"]."""
-        self.callbacks.append((callback, kwargs))
-
-    set_new_condition = add
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        """q (B, N, C), k and v (B, L, C), heads merged -> what `to_out` takes (B, N, C)."""
-        if self.inner is None:
-            heads, precision = extra_options["n_heads"], extra_options.get("attn_precision")
-            out = optimized_attention(q, k, v, heads, attn_precision=precision)
-        else:
-            out = self.inner(q, k, v, extra_options)
-        result = out
-        if self.identity.acts_at(extra_options.get("sigmas")):
-            result = self._with_identity(q, out, extra_options)
-        for callback, kwargs in self.callbacks:
-            if _in_range(extra_options.get("sigmas"), kwargs):
-                result = result + callback(out, q, k, v, extra_options, **kwargs)
-        return result
-
-    def _with_identity(self, q: Tensor, text_output: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        halves: Sequence[int] = extra_options.get("cond_or_uncond") or [COND]
-        rows = len(q) // len(halves)
-        result = text_output
-        for chunk, half in enumerate(halves):
-            site = self.identity.site(self.name, half, like=q)
-            if site is None:
-                continue
-            if result is text_output:  # the first chunk that changes anything: what was given stays as it is
-                result = text_output.clone(memory_format=torch.contiguous_format)
-            part = slice(chunk * rows, (chunk + 1) * rows)
-            mask = self.identity.mask(rows, _site_size(q, extra_options), like=q)
-            attended = attend(site, host_query=q[part], text_output=text_output[part])
-            add_attended(result[part], site, attended=attended, mask=mask)
-        return result
-
-
-def _site_size(q: Tensor, extra_options: dict[str, Any]) -> tuple[int, int]:
-    """Height and width of the feature map whose pixels the queries are."""
-    shape = extra_options.get("activations_shape")
-    if shape is not None and shape[-2] * shape[-1] == q.shape[1]:
-        return int(shape[-2]), int(shape[-1])
-    height, width = extra_options["original_shape"][-2:]
-    scale = math.sqrt(height * width / q.shape[1])
-    rows = max(1, math.ceil(height / scale))
-    return rows, q.shape[1] // rows
-
-
-def _in_range(sigmas: Tensor | None, kwargs: Mapping[str, Any]) -> bool:
-    if sigmas is None:
-        return True
-    sigma = float(sigmas.flatten()[0])
-    return kwargs.get("sigma_end", 0.0) <= sigma <= kwargs.get("sigma_start", math.inf)
-
-
 def _as_mask(mask_bhw: Tensor | None) -> Tensor | None:
     if mask_bhw is None:
         return None
@@ -288,14 +159,60 @@ def _as_mask(mask_bhw: Tensor | None) -> Tensor | None:
 
 
 def _put(model: ModelPatcher, site: Site, found: FoundSite, identity: Identity) -> None:
-    """Place the identity's patch on a site, around what is there.
+    """Place the identity on a site: into our own patch where there is one, else around what is there.
 
     ComfyUI looks for (block, number, index) first, then for (block, number). Where the block has one layer only, the
     short key is used, as other packs do: they would otherwise not see each other.
     """
-    there = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    there = _replacements(model)
     long_key, short_key = (site.block, site.number, site.index), (site.block, site.number)
-    short = found.alone and long_key not in there
+    index = None if found.alone and long_key not in there else site.index
     inner = there.get(long_key, there.get(short_key))
-    patch = SitePatch(identity, site.name, inner=inner)
-    model.set_model_attn2_replace(patch, site.block, site.number, None if short else site.index)
+    if isinstance(inner, SitePatch):
+        patch = SitePatch(site.name, [*inner.identities, identity], inner=inner.inner, callbacks=inner.callbacks)
+    else:
+        patch = SitePatch(site.name, [identity], inner=inner)
+    model.set_model_attn2_replace(patch, site.block, site.number, index)
+
+
+def _replacements(model: ModelPatcher) -> dict[tuple[Any, ...], Any]:
+    return model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+
+
+def _watch(model: ModelPatcher) -> None:
+    """Ask the host to tell us of clones and of the sampler's start; once a model."""
+    if not model.get_callbacks(CallbacksMP.ON_CLONE, KEY):
+        model.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, renew)
+    if not model.get_wrappers(WrappersMP.SAMPLER_SAMPLE, KEY):
+        model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, note_conds)
+
+
+def renew(_: ModelPatcher, clone: ModelPatcher) -> None:
+    """Give a clone patches of its own: other packs call `.add` on them, and newer hosts let clones share objects."""
+    for (block, number, *index), patch in list(_replacements(clone).items()):
+        if isinstance(patch, SitePatch):
+            clone.set_model_attn2_replace(copy.deepcopy(patch), block, number, *index)
+
+
+def note_conds(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any, **named: Any) -> Any:
+    """Before the sampler runs, which takes (guider, sigmas, extra_args, callback, noise ...): note of every
+    conditioning what `site_patch.CondNote` holds."""
+    noise = named["noise"] if "noise" in named else rest[1]
+    notes: dict[Any, CondNote] = {}
+    conds: dict[str, list[dict[str, Any]]] = getattr(guider, "conds", None) or {}
+    for role, listed in conds.items():
+        for number, cond in enumerate(listed):
+            if cond.get("uuid") in notes:  # the host fills up regional prompts with copies that keep the name
+                listed[number] = cond = {**cond, "uuid": uuid.uuid4()}
+            notes[cond.get("uuid")] = CondNote(role == "positive", _area(cond.get("area"), noise.shape[-2:]))
+    extra_args.get("model_options", {}).setdefault("transformer_options", {})[NOTES_KEY] = notes
+    return executor(guider, sigmas, extra_args, *rest, **named)
+
+
+def _area(area: Sequence[int] | None, size: Sequence[int]) -> tuple[float, float, float, float]:
+    """The host's (height, width, top, left) in latent pixels -> top, left, bottom, right in [0, 1]."""
+    if area is None or len(area) != 4:
+        return WHOLE
+    height, width, top, left = area
+    bottom, right = min(1.0, (top + height) / size[0]), min(1.0, (left + width) / size[1])
+    return top / size[0], left / size[1], bottom, right

@@ -57,9 +57,9 @@ class FoldedSite:
         """Memory of keys and values."""
         return sum(x.numel() * x.element_size() for x in (self.keys, self.values) if x is not None)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> FoldedSite:
-        """The same on another device or in another type."""
-        keys = None if self.keys is None else self.keys.to(device, dtype)
+    def to(self, device: torch.device, dtype: torch.dtype, *, score_dtype: torch.dtype | None = None) -> FoldedSite:
+        """The same on another device or in another type; `score_dtype` is the keys' where scores need more."""
+        keys = None if self.keys is None else self.keys.to(device, score_dtype or dtype)
         return replace(self, keys=keys, values=self.values.to(device, dtype))
 
 
@@ -136,7 +136,7 @@ def attend(site: FoldedSite, *, host_query: Tensor, text_output: Tensor) -> list
     """Let every pixel attend to its identity. Row i of the batch gets identity i modulo I.
 
     Args:
-        site: in the type and on the device of the queries.
+        site: on the device of the queries, its values in their type.
         host_query: Q of the site (B, N, C), heads merged.
         text_output: A_text (B, N, C), heads merged.
     """
@@ -152,13 +152,14 @@ def attend(site: FoldedSite, *, host_query: Tensor, text_output: Tensor) -> list
 def _probabilities(site: FoldedSite, source: Tensor, identity: int) -> Tensor | None:
     if site.keys is None:
         return None
+    source = source.to(site.keys.dtype)
     # Pixels last throughout: a softmax along a last dimension of a few tokens is slow on CPUs.
     if site.query == "host":
         scores = site.keys[identity] @ rearrange(source, "b n (h d) -> h d (b n)", h=site.keys.shape[1])
     else:
         scores = site.keys[identity] @ rearrange(source, "b n c -> c (b n)")
         scores = rearrange(scores, "(h t) pixels -> h t pixels", h=site.values.shape[1])
-    return scores.softmax(dim=1)
+    return scores.softmax(dim=1).to(site.values.dtype)
 
 
 def add_attended(out: Tensor, site: FoldedSite, *, attended: list[Attended], mask: Tensor | None = None) -> None:

@@ -216,6 +216,6 @@ def test_a_patch_copies_without_its_weights(mini):
     patch = patched.model_options["transformer_options"]["patches_replace"]["attn2"][("middle", 0)]
     twin = copy.deepcopy(patch)
     assert twin is not patch
-    assert twin.identity is patch.identity
+    assert twin.identities[0] is patch.identities[0]
     twin.add(push, amount=1.0)
     assert not patch.callbacks

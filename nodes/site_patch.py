@@ -1,0 +1,253 @@
+"""What runs inside a step: one identity, and the patch that draws identities at one site of ComfyUI's UNet."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ..pidiff_core.adapter.folding import FoldedSite, add_attended, attend
+from ..pidiff_core.errors import PIDiffError
+
+Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+Callback = tuple[Callable[..., Tensor], Mapping[str, Any]]
+COND, UNCOND = 0, 1
+NOTES_KEY = "pidiff_conds"  # in transformer_options: {uuid of a conditioning: CondNote}
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+_parameters = inspect.signature(optimized_attention).parameters
+_TAKES_OPTIONS = "transformer_options" in _parameters or any(p.kind is p.VAR_KEYWORD for p in _parameters.values())
+
+
+class CondNote(NamedTuple):
+    """What the sampler's start knows of a conditioning, and a step does not.
+
+    Args:
+        is_positive: whether it is among the guider's positive ones.
+        area: the part of the picture that it is computed on: top, left, bottom, right in [0, 1].
+    """
+
+    is_positive: bool
+    area: tuple[float, float, float, float] = WHOLE
+
+
+class Identity:
+    """One Apply: folded sites, mask and range. Its only changes are caches, which hold what can be made again.
+
+    Args:
+        sites: what the conditional half gets, by site name.
+        uncond_sites: what the unconditional half gets; mostly nothing.
+        mask: M (K, H, W) in [0, 1], picture i of a batch has mask i modulo K; None for 1 everywhere.
+        sigma_start, sigma_end: the noise levels between which the identity acts, the first one the higher.
+        always: whether it acts at every noise level.
+    """
+
+    def __init__(
+        self,
+        *,
+        sites: Mapping[str, FoldedSite],
+        uncond_sites: Mapping[str, FoldedSite],
+        mask: Tensor | None,
+        sigma_start: float,
+        sigma_end: float,
+        always: bool,
+    ) -> None:
+        self._halves = {COND: dict(sites), UNCOND: dict(uncond_sites)}
+        self._mask = mask
+        self._range = (sigma_end, sigma_start)
+        self._always = always
+        self._placed: dict[tuple[Any, ...], FoldedSite] = {}
+        self._masks: dict[tuple[Any, ...], Tensor] = {}
+        self._level: tuple[Tensor | None, float] = (None, 0.0)
+
+    def __deepcopy__(self, _: Any) -> Identity:
+        return self  # clones of a model share it: some hosts deep-copy their options
+
+    def noise_level(self, sigmas: Tensor) -> float:
+        """The step's sigma. On a GPU it is read once a step, not once a site: reading waits for the device."""
+        if sigmas.device.type == "cpu":
+            return float(sigmas.flatten()[0])
+        if self._level[0] is not sigmas:
+            self._level = (sigmas, float(sigmas.flatten()[0]))
+        return self._level[1]
+
+    def acts_at(self, sigmas: Tensor | None) -> bool:
+        """Whether a step at this noise level is inside the range."""
+        if self._always or sigmas is None:
+            return True
+        low, high = self._range
+        return low <= self.noise_level(sigmas) <= high
+
+    def site(self, name: str, half: int, *, like: Tensor, score_dtype: torch.dtype | None) -> FoldedSite | None:
+        """The folded site on the device and in the type of `like`; None where nothing is added."""
+        folded = self._halves[half].get(name)
+        if folded is None:
+            return None
+        key = (name, half, like.device, like.dtype, score_dtype)
+        if key not in self._placed:
+            self._placed[key] = folded.to(like.device, like.dtype, score_dtype=score_dtype)
+        return self._placed[key]
+
+    def mask(self, rows: int, size: tuple[int, int], *, area: Sequence[float], like: Tensor) -> Tensor | None:
+        """The mask (1 or rows, N) of an area of the picture at a site's resolution; resized once per size."""
+        if self._mask is None:
+            return None
+        key = (rows, size, area, like.device, like.dtype)
+        if key not in self._masks:
+            self._masks[key] = _resized(self._mask, size, area=area, rows=rows).to(like.device, like.dtype)
+        return self._masks[key]
+
+
+def _resized(mask_khw: Tensor, size: tuple[int, int], *, area: Sequence[float], rows: int) -> Tensor:
+    """(K, H, W) -> (1 or rows, N)."""
+    height, width = mask_khw.shape[1:]
+    top, left, bottom, right = area
+    y, x = math.floor(top * height), math.floor(left * width)
+    part = mask_khw[:, None, y : max(math.ceil(bottom * height), y + 1), x : max(math.ceil(right * width), x + 1)]
+    small = F.interpolate(part, size, mode="bilinear", antialias=True)[:, 0].clamp(0.0, 1.0)
+    if len(small) > 1:
+        small = small[torch.arange(rows) % len(small)]
+    return small.flatten(1)
+
+
+class SitePatch:
+    """What ComfyUI calls in place of the cross-attention at one site.
+
+    Identities and masks are shared between copies and never change. The list of callbacks belongs to one model alone:
+    every clone of a model gets copies of its patches (see `patching.renew`).
+
+    Args:
+        name: the site.
+        identities: what is added; all of them attend from the same text output, so their order does not matter.
+        inner: another pack's patch that was on the site before, or None for the host's own attention.
+        callbacks: what other packs have added.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        identities: Sequence[Identity],
+        *,
+        inner: Replacement | None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.name, self.identities, self.inner = name, tuple(identities), inner
+        self.callbacks = list(callbacks)
+
+    def __deepcopy__(self, _: Any) -> SitePatch:
+        return SitePatch(self.name, self.identities, inner=self.inner, callbacks=self.callbacks)
+
+    def add(self, callback: Callable[..., Tensor], **kwargs: Any) -> None:
+        """The contract of IPAdapter_plus and its relatives: `callback(out, q, k, v, extra_options, **kwargs)` returns
+        what to add to `out`, while sigma is between kwargs["sigma_end"] and kwargs["sigma_start"]."""
+        self.callbacks.append((callback, kwargs))
+
+    def set_new_condition(self, *_: Any, **__: Any) -> None:
+        """The contract of packs before `.add`: they bring weights, but nothing that could run them."""
+        raise PIDiffError(
+            "An older identity pack (IPAdapter, InstantID) was applied after PIDiff and cannot share the model that "
+            "way. Put its node before ApplyIdentityAdapter, or update that pack."
+        )
+
+    def to(self, target: Any) -> SitePatch:
+        """ComfyUI announces a device or a type; the identities follow their queries, another pack's patch may not."""
+        if hasattr(self.inner, "to"):
+            self.inner = self.inner.to(target)
+        return self
+
+    def models(self) -> list[Any]:
+        """Models that ComfyUI should load with this patch: those of the patch inside."""
+        return self.inner.models() if hasattr(self.inner, "models") else []
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        """q (B, N, C), k and v (B, L, C), heads merged -> what `to_out` takes (B, N, C)."""
+        text_output = (
+            _host_attention(q, k, v, extra_options) if self.inner is None else self.inner(q, k, v, extra_options)
+        )
+        sigmas = extra_options.get("sigmas")
+        acting = [identity for identity in self.identities if identity.acts_at(sigmas)]
+        # What nobody else holds may be changed where it is: a copy of it costs as much as the whole branch.
+        own = self.inner is None and not self.callbacks
+        own = own and text_output.is_contiguous() and not text_output.requires_grad
+        result = self._draw(acting, q, text_output, extra_options=extra_options, in_place=own)
+        base = text_output
+        for callback, kwargs in self.callbacks:
+            if sigmas is None or self._in_range(self.identities[0].noise_level(sigmas), kwargs):
+                added = callback(base, q, k, v, extra_options, **kwargs)
+                base, result = base + added, result + added
+        return result.to(q.dtype)
+
+    def _draw(
+        self,
+        identities: Sequence[Identity],
+        q: Tensor,
+        text_output: Tensor,
+        *,
+        extra_options: Mapping[str, Any],
+        in_place: bool,
+    ) -> Tensor:
+        """The text output with the identities added to the rows of the conditional half."""
+        notes = _chunks(extra_options)
+        rows = len(q) // len(notes)
+        precision = extra_options.get("attn_precision")
+        result: Tensor | None = None
+        for chunk, note in enumerate(notes):
+            half = COND if note.is_positive else UNCOND
+            part = slice(chunk * rows, (chunk + 1) * rows)
+            steps = []
+            for identity in identities:
+                site = identity.site(self.name, half, like=q, score_dtype=precision)
+                if site is not None:
+                    attended = attend(site, host_query=q[part], text_output=text_output[part])
+                    mask = identity.mask(rows, _site_size(q, extra_options), area=note.area, like=q)
+                    steps.append((site, attended, mask))
+            if steps and result is None:
+                result = text_output if in_place else text_output.clone(memory_format=torch.contiguous_format)
+            for site, attended, mask in steps:
+                assert result is not None
+                add_attended(result[part], site, attended=attended, mask=mask)
+        return text_output if result is None else result
+
+    @staticmethod
+    def _in_range(sigma: float, kwargs: Mapping[str, Any]) -> bool:
+        return kwargs.get("sigma_end", 0.0) <= sigma <= kwargs.get("sigma_start", math.inf)
+
+
+def _host_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+    """The text attention, called as the host's own CrossAttention does; older hosts take no options."""
+    options = {"transformer_options": extra_options} if _TAKES_OPTIONS else {}
+    precision = extra_options.get("attn_precision")
+    return optimized_attention(q, k, v, extra_options["n_heads"], attn_precision=precision, **options)
+
+
+def _chunks(extra_options: Mapping[str, Any]) -> list[CondNote]:
+    """Which half each chunk of the batch is, and where in the picture it lies.
+
+    The host's own numbers count the guider's lists: DualCFG lists its negatives first, and SAG runs the negative alone,
+    as number 0. Where the sampler's start has left notes, they decide.
+    """
+    numbers: Sequence[int] = extra_options.get("cond_or_uncond") or [COND]
+    uuids: Sequence[Any] = extra_options.get("uuids") or []
+    notes: Mapping[Any, CondNote] = extra_options.get(NOTES_KEY) or {}
+    if len(uuids) != len(numbers):
+        uuids = [None] * len(numbers)
+    return [notes.get(name) or CondNote(number == COND) for number, name in zip(numbers, uuids)]
+
+
+def _site_size(q: Tensor, extra_options: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the feature map whose pixels the queries are."""
+    pixels = q.shape[1]
+    shape = extra_options.get("activations_shape")
+    if shape is not None and shape[-2] * shape[-1] == pixels:
+        return int(shape[-2]), int(shape[-1])
+    # Another pack has cut the map up: the division of the pixels that comes nearest to the picture's shape.
+    height, width = (extra_options.get("original_shape") or (1, 1))[-2:]
+    ideal = math.sqrt(pixels * height / width)
+    rows = min((n for n in range(1, pixels + 1) if pixels % n == 0), key=lambda n: abs(math.log(n / ideal)))
+    return rows, pixels // rows
