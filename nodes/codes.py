@@ -84,8 +84,10 @@ class LoadCodes(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: str | None) -> bool | str:
         """Checked here, not against the list that was made when ComfyUI started."""
+        if file is None:  # linked: known only when it runs
+            return True
         try:
             input_file(file)
         except PIDiffError as error:

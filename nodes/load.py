@@ -47,11 +47,11 @@ class LoadPIDiff(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, adapter: str, encoder: str) -> bool | str:
+    def validate_inputs(cls, adapter: str | None, encoder: str | None) -> bool | str:
         """Our own sentence in place of ComfyUI's "value not in list": it names the folders that were searched."""
         try:
             for name, what in ((adapter, "adapter"), (encoder, "encoder")):
-                if name != NONE:
+                if name not in (NONE, None):  # None: linked, known only when it runs
                     model_file(name, what=what)
         except PIDiffError as error:
             return str(error)

@@ -64,5 +64,9 @@ def _average(file: AdapterFile | None, networks: Networks | None) -> Tensor:
     assert file is not None
     if file.latent_avg is not None:
         return file.latent_avg
+    if file.adapter.config.format == "pidiff":
+        raise PIDiffError(
+            "The adapter's file does not hold the average code that its offsets count from. Choose the encoder too."
+        )
     # W+ Adapter reads absolute codes, which carry their own average; the model's own is not used then.
     return torch.zeros(file.space.num_styles, file.space.width)

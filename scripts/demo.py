@@ -60,7 +60,7 @@ def main() -> int:
             sheet = draw(server, photo, _prompts(options.prompt), seed=options.seed, out=out)
     except WorkflowError as error:
         environment.stop(f"ComfyUI reports: {error}")
-    except comfy_host.HostError as error:
+    except (comfy_host.HostError, OSError) as error:  # OSError: connections and time-outs among others
         environment.stop(str(error))
     environment.say(f"done in {time.monotonic() - began:.0f} s. The contact sheet: {sheet}")
     return 0
@@ -68,7 +68,7 @@ def main() -> int:
 
 def draw(server: ComfyServer, photo: Path, prompts: list[str], *, seed: int, out: Path) -> Path:
     """Draw every prompt with and without the identity, write all the pictures, return the contact sheet's path."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     from contact_sheet import Column, contact_sheet
 
@@ -91,7 +91,7 @@ def draw(server: ComfyServer, photo: Path, prompts: list[str], *, seed: int, out
             environment.say(f"{path}")
             if not person:
                 with Image.open(photo) as opened:
-                    person.append(("the photo", opened.convert("RGB")))
+                    person.append(("the photo", ImageOps.exif_transpose(opened).convert("RGB")))
                 person.append(("aligned crop", _fetch(server, result, crop_node)))
                 person.append(("its codes, decoded", _fetch(server, result, portrait_node)))
         columns.append(Column(prompt, seed + number, pictures[0], pictures[1]))

@@ -82,7 +82,7 @@ def set_up(venv: Path) -> None:
 def _fingerprint() -> str:
     """Hash of everything that decides what is installed."""
     lines = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines()]
-    recipe = [*filter(None, lines), *WITHOUT_DEPENDENCIES, "{}.{}".format(*sys.version_info[:2])]
+    recipe = [*filter(None, lines), *WITHOUT_DEPENDENCIES]
     return hashlib.sha256("\n".join(recipe).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Train the embedded mini bundle: `python scripts/train_mini.py [--out DIR] [--threads N]`.
+"""Train the embedded mini bundle: `python scripts/train_mini.py [--out DIR] [--threads N] ...` (see --help).
 
 Every stage is resumable: stop it when you like and run the same command again. Checkpoints, pictures to look at and the
 loss curves (CSV) lie in DIR/<stage>; at the end the bundle is written to pidiff_core/mini/weights.
@@ -21,12 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS = {
     "autoencoder": 3000,
     "base": 3000,
-    "generator": 1200,
-    "encoder": 1200,
-    "detector": 800,
-    "judge": 1200,
-    "extract": 500,
-    "localise": 1100,
+    "generator": 700,
+    "encoder": 1400,
+    "detector": 700,
+    "judge": 900,
+    "extract": 300,
+    "localise": 850,
 }
 
 
@@ -34,7 +34,12 @@ def main() -> int:
     environment.ensure(__file__)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "training_runs" / "mini", help="checkpoints and curves")
-    parser.add_argument("--bundle", type=Path, default=None, help="where the finished bundle goes")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        default=None,
+        help="where the bundle goes (default: into the pack; of a trial: DIR/bundle)",
+    )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every stage's steps, to try the recipe")
     parser.add_argument("--no-compile", action="store_true", help="do without torch.compile (no C++ compiler needed)")
@@ -54,9 +59,17 @@ def main() -> int:
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
-    target = options.bundle or bundle.WEIGHTS
+    # A trial of the recipe never replaces the shipped bundle.
+    is_trial = options.scale != 1 or options.people is not None
+    target = options.bundle or (options.out / "bundle" if is_trial else bundle.WEIGHTS)
     recipe.run(
-        options.out, target, steps=steps, notes=notes, people=options.people, until=options.until, say=environment.say
+        options.out,
+        target,
+        steps=steps,
+        notes=notes,
+        people=options.people,
+        compile=not options.no_compile,
+        say=environment.say,
     )
     return 0
 

@@ -76,8 +76,10 @@ def load_adapter(path: str | os.PathLike[str]) -> AdapterFile:
         )
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
     latent_avg = tensors.pop(LATENT_AVG, None)
-    adapter = IdentityAdapter(AdapterConfig.from_json(config["adapter"]))
+    try:
+        adapter_config, space = AdapterConfig.from_json(config["adapter"]), WPlusSpace(**config["space"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise PIDiffError(f"The configuration in {path} is incomplete: {error}. Save it again.") from error
+    adapter = IdentityAdapter(adapter_config)
     load_strict(adapter, tensors, name=f"the adapter in {path}")
-    return AdapterFile(
-        adapter.eval().requires_grad_(False), WPlusSpace(**config["space"]), latent_avg, config.get("notes", {})
-    )
+    return AdapterFile(adapter.eval().requires_grad_(False), space, latent_avg, config.get("notes", {}))

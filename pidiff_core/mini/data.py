@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import PIDiffError
 from .identity import Identity
 from .render import render
 from .scene import Scene
@@ -117,5 +118,7 @@ def _render_chunk(job: tuple[World, int, int]) -> tuple[int, dict[str, np.ndarra
 def batch_indices(step: int, count: int, batch: int, *, seed: int) -> np.ndarray:
     """The indices of one step: every index once an epoch; depends on the step alone."""
     per_epoch = count // batch
+    if per_epoch == 0:
+        raise PIDiffError(f"{count} pictures or people are fewer than a batch of {batch}: draw more people.")
     epoch, place = divmod(step, per_epoch)
     return np.random.default_rng([seed, epoch]).permutation(count)[place * batch : (place + 1) * batch]

@@ -33,7 +33,7 @@ def unet_layout(state: Mapping[str, Tensor], *, levels: int, layers: int) -> Sta
 
     levels: number of resolutions. layers: residual blocks a level on the way down (one more on the way up).
     """
-    return {f"{_unet_name(key, levels, layers)}": tensor for key, tensor in state.items()}
+    return {_unet_name(key, levels, layers): tensor for key, tensor in state.items()}
 
 
 def _unet_name(key: str, levels: int, layers: int) -> str:

@@ -46,11 +46,13 @@ def run(
     world = WORLD if people is None else replace(WORLD, people=people)
     judge_world = JUDGE_WORLD if people is None else replace(JUDGE_WORLD, people=people)
 
+    # What is cached belongs to one world and one autoencoder.
+    made_of = f"{len(world)}-{steps['autoencoder']}"
     say(f"rendering {len(world)} drawn pictures, once")
     pictures = rendered(world, folder / "data")
     say("stage 1 of 8, autoencoder: pictures <-> latents")
     autoencoder = autoencoder_stage(pictures, folder / "autoencoder", steps=steps["autoencoder"], compile=compile)
-    latents = cached_latents(pictures, autoencoder, folder / "latents.pt")
+    latents = cached_latents(pictures, autoencoder, folder / f"latents-{made_of}.pt")
     say("stage 2 of 8, base: captions -> latents")
     base = base_stage(
         pictures, latents, folder / "base", decode=autoencoder.decode, steps=steps["base"], compile=compile
@@ -61,12 +63,16 @@ def run(
     reader = encoder_stage(pictures, generator, folder / "encoder", steps=steps["encoder"])
     say("stage 5 of 8, detector: where is the drawn face")
     drawn = rendered(judge_world, folder / "data")
-    shown = reconstructed(drawn, autoencoder, folder / "reconstructions.npy")
+    shown = reconstructed(drawn, autoencoder, folder / f"reconstructions-{made_of}.npy")
     detector = detector_stage(drawn, shown, folder / "detector", steps=steps["detector"])
     say("stage 6 of 8, judge: who is it")
     judge = judge_stage(shown, folder / "judge", steps=steps["judge"])
     data = identity_data(
-        pictures, latents, autoencoder=autoencoder, encoder=reader.encoder, path=folder / "identity_data.pt"
+        pictures,
+        latents,
+        autoencoder=autoencoder,
+        encoder=reader.encoder,
+        path=folder / f"identity-{made_of}-{steps['encoder']}.pt",
     )
     adapter = new_adapter(base, data)
     say("stage 7 of 8, extract: the adapter on aligned heads")

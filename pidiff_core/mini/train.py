@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def cached_latents(pictures: Pictures, autoencoder: MiniAutoencoder, path: Path)
             images = pictures.image_batch(np.arange(start, min(start + _ENCODE_BATCH, len(pictures.world))))
             with torch.autocast("cpu", torch.bfloat16):
                 rows.append(autoencoder.encode(images.contiguous(memory_format=torch.channels_last)).half())
-        torch.save(torch.cat(rows), path)
+        write_whole(path, lambda part: torch.save(torch.cat(rows), part))
     return torch.load(path, weights_only=True)
 
 
@@ -202,7 +203,7 @@ def reconstructed(pictures: Pictures, autoencoder: MiniAutoencoder, path: Path) 
             with torch.autocast("cpu", torch.bfloat16):
                 output = autoencoder.decode(autoencoder.encode(pictures.image_batch(indices))).float()
             images[indices] = rearrange(as_bytes(output), "b c h w -> b h w c").numpy()
-        np.save(path, images)
+        write_whole(path, lambda part: np.save(part, images))
     return replace(pictures, images=np.load(path, mmap_mode="r"))
 
 
@@ -270,6 +271,14 @@ def features_of(pictures: Pictures, indices: np.ndarray) -> Tensor:
     return torch.from_numpy(
         np.stack([trait_features(pictures.people[i // scenes], pictures.scenes[i]) for i in indices])
     )
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file under a temporary name and rename it: nobody ever reads half of it."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        write(file)
+    part.replace(path)
 
 
 def as_bytes(images: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from .captions import caption
 from .crops import as_encountered, cut, labelled_crops, on_white
 from .data import PICTURE_PX, Pictures, batch_indices
 from .portraits import SPACE
+from .train import write_whole
 
 NEUTRAL_CAPTION = "a photo of a person"
 _CHUNK = 100
@@ -85,7 +86,8 @@ def identity_data(
             with torch.autocast("cpu", torch.bfloat16):
                 portraits.append(autoencoder.encode(on_white(crops)).half())
             masks.append(F.avg_pool2d(crops[:, 3:], 8).half())
-        torch.save([torch.cat(parts) for parts in (offsets, portraits, masks)], path)
+        whole = [torch.cat(parts) for parts in (offsets, portraits, masks)]
+        write_whole(path, lambda part: torch.save(whole, part))
     offsets, portraits, masks = torch.load(path, weights_only=True)
     return IdentityData(pictures, latents, offsets, portraits, masks, portrait_of, colour)
 

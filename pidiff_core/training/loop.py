@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +37,9 @@ class LoopConfig:
     ema_decay: float = 0.999
     checkpoint_every: int = 200
     log_every: int = 25
-    precision: str = "bf16"  # accelerate's mixed precision: "no", "fp16" or "bf16"
+    precision: str = "bf16"  # accelerate's mixed precision: "no" or "bf16" (there is no loss scaling for fp16)
     compile: bool = True  # torch.compile of the loss
     seed: int = 0
-    notes: dict[str, str] = field(default_factory=dict)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, as a factor of `learning_rate`."""
@@ -57,7 +58,7 @@ def train(
     folder: Path,
     snapshot: Callable[[nn.Module, int], None] | None = None,
 ) -> None:
-    """Train `module` in place until `config.steps`, going on from the newest checkpoint in `folder`.
+    """Train `module` in place, on the CPU, until `config.steps`, going on from the newest checkpoint in `folder`.
 
     batch: step -> inputs; it must depend on the step alone, so that a resumed run sees what an unbroken one would.
     loss: (module, inputs) -> named scalars; the one called "loss" is minimised, the others are logged.
@@ -75,7 +76,7 @@ def train(
 
     # The first Accelerator of a process fixes the precision for all others, but every stage has its own.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=True)
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -119,20 +120,17 @@ def train(
     module.eval()
 
 
-class _averaged:
-    """Swaps the averaged weights in for a while."""
-
-    def __init__(self, module: nn.Module, parameters: list[nn.Parameter], average: object) -> None:
-        self.module, self.parameters, self.average = module, parameters, average
-
-    def __enter__(self) -> None:
-        self.average.store(self.parameters)  # type: ignore[attr-defined]
-        self.average.copy_to(self.parameters)  # type: ignore[attr-defined]
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.average.restore(self.parameters)  # type: ignore[attr-defined]
-        self.module.train()
+@contextmanager
+def _averaged(module: nn.Module, parameters: list[nn.Parameter], average: Any) -> Iterator[None]:
+    """Swap the averaged weights in for a while."""
+    average.store(parameters)
+    average.copy_to(parameters)
+    module.eval()
+    try:
+        yield
+    finally:
+        average.restore(parameters)
+        module.train()
 
 
 class _Curve:

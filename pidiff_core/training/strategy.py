@@ -32,7 +32,7 @@ class StrategyConfig:
 
 
 class IdentityTraining(nn.Module):
-    """An adapter on a frozen UNet. Only what trains is a parameter here: the UNet stays outside the module's state."""
+    """An adapter on a frozen UNet, which stays outside the module's state."""
 
     def __init__(self, unet: nn.Module, adapter: IdentityAdapter, *, config: StrategyConfig) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def strategy_loss(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         where = localisation_loss(identity.maps, mask=mask)
         return {"loss": noise + config.localisation * where, "noise": noise, "where": where}
 
-    count = config.exchanged
+    count = min(config.exchanged, len(noisy))
     with torch.no_grad():
         base = module.unet(noisy, timesteps, context).sample.float()
     with module.binding.identity(torch.cat([tokens, tokens.roll(1, dims=0)[:count]])) as identity:
