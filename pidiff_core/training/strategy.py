@@ -53,6 +53,7 @@ def strategy_loss(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
     noisy (B, 4, h, w), target (B, 4, h, w), timesteps (B,), context (B, L, W), offsets (B, S, D), mask (B, 1, h, w).
     """
+    assert isinstance(module, IdentityTraining)
     config = module.config
     noisy, timesteps, context, mask = (batch[name] for name in ("noisy", "timesteps", "context", "mask"))
     tokens = module.adapter.projection(batch["offsets"])
