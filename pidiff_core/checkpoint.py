@@ -39,7 +39,10 @@ def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor],
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode & 0o777  # what the user's umask allows; safetensors would write 0600
             save_file(owned, temporary, metadata=metadata)
+            temporary.chmod(mode)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

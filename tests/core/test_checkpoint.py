@@ -227,3 +227,10 @@ def test_strict_loading_lists_what_does_not_fit(change, message):
 
 def test_a_prefix_is_taken_off():
     assert list(strip_prefix({"encoder.a": torch.ones(1), "decoder.b": torch.ones(1)}, "encoder.")) == ["a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
+def test_a_saved_file_is_as_readable_as_any_other(tmp_path):
+    save_checkpoint(tmp_path / "ours.safetensors", {"x": torch.zeros(1)}, {})
+    (tmp_path / "other").touch()
+    assert (tmp_path / "ours.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
