@@ -26,7 +26,7 @@ STEPS = {
     "detector": 700,
     "judge": 900,
     "extract": 300,
-    "localise": 850,
+    "localise": 680,
 }
 
 
