@@ -35,7 +35,7 @@ class EncodeIdentity(io.ComfyNode):
                     "detector",
                     options=list(CHOICES),
                     default="auto",
-                    tooltip="How the face is found. auto: MTCNN where it is installed, then the model's own detector, "
+                    tooltip="How the face is found. auto: MTCNN where it is installed, "
                     f"then YuNet where models/pidiff/{YUNET_FILE} is. model: the model's own alone "
                     "(mini's finds drawn faces). whole image: the photo is an aligned portrait.",
                 ),

@@ -32,8 +32,9 @@ def choose_detectors(
     """The detectors to ask, the best one first; none for "whole image".
 
     Args:
-        choice: one of CHOICES. "auto" is MTCNN where it is installed, then the model's own detector, then YuNet
-            where its file is. "model" is the model's own alone.
+        choice: one of CHOICES. "auto" is MTCNN where it is installed, then YuNet where its file is; the
+            model's own only where `own_first` says so, for it may see faces in photos that have none. "model" is
+            the model's own alone.
         own: the detector that comes with the PIDiff model, for pictures of its own kind.
         own_first: ask that one before the others.
         yunet_path: YuNet's weights file, where there is one.
@@ -59,8 +60,8 @@ def choose_detectors(
     if choice != "auto":
         raise PIDiffError(f"The detector should be one of {', '.join(CHOICES)}, but it is '{choice}'.")
     found: list[FaceDetector] = [MTCNNDetector()] if mtcnn_installed() else []
-    if own is not None:
-        found.insert(0 if own_first else len(found), own)
+    if own is not None and own_first:
+        found.insert(0, own)
     if yunet_path is not None:
         found.append(_load_yunet(yunet_path))
     if not found:

@@ -58,11 +58,15 @@ def train(
     folder: Path,
     snapshot: Callable[[nn.Module, int], None] | None = None,
 ) -> None:
-    """Train `module` in place, on the CPU, until `config.steps`, going on from the newest checkpoint in `folder`.
+    """Train `module` in place until `config.steps`, from the newest checkpoint in `folder` on.
+
+    Runs on a GPU where there is one.
 
     batch: step -> inputs; it must depend on the step alone, so that a resumed run sees what an unbroken one would.
     loss: (module, inputs) -> named scalars; the one called "loss" is minimised, the others are logged.
-    snapshot: called with the averaged module at every checkpoint (pictures to look at).
+    snapshot: called with the averaged module, on the CPU, at every checkpoint (pictures to look at).
+
+    The module is on the CPU when this returns.
 
     Writes `folder/state.pt` (whole or not at all) and appends to `folder/curve.csv`.
 
@@ -76,7 +80,7 @@ def train(
 
     # The first Accelerator of a process fixes the precision for all others, but every stage has its own.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=True)
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -87,6 +91,7 @@ def train(
     average = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True, inv_gamma=1, power=0.75)
     state_file = folder / "state.pt"
     start = _resume(state_file, module, optimizer, scheduler, average)
+    average.to(accelerator.device)
     torch.manual_seed(config.seed + start)
     run = torch.compile(loss) if config.compile else loss
     curve = _Curve(folder / "curve.csv")
@@ -115,9 +120,10 @@ def train(
             _save(state_file, done, module, optimizer, scheduler, average)
             if snapshot is not None:
                 with _averaged(module, parameters, average), torch.no_grad():
-                    snapshot(module, done)
+                    snapshot(module.cpu(), done)
+                    module.to(accelerator.device)
     average.copy_to(parameters)
-    module.eval()
+    module.cpu().eval()
 
 
 @contextmanager
@@ -125,7 +131,7 @@ def _averaged(module: nn.Module, parameters: list[nn.Parameter], average: Any) -
     """Swap the averaged weights in for a while."""
     average.store(parameters)
     average.copy_to(parameters)
-    module.eval()
+    module.cpu().eval()
     try:
         yield
     finally:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,11 @@ class IdentityTraining(nn.Module):
         self.frozen = [unet.requires_grad_(False).eval()]  # in a list: not a submodule
         self.binding = attach_identity(unet, adapter)
         adapter.projection.requires_grad_(config.stage == "extract")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> IdentityTraining:
+        # `to` and `cpu` come through here: the base goes where the adapter goes.
+        self.unet._apply(fn)
+        return super()._apply(fn, recurse)
 
     @property
     def unet(self) -> nn.Module:
