@@ -94,7 +94,7 @@ def train(
     average.to(accelerator.device)
     torch.manual_seed(config.seed + start)
     run = torch.compile(loss) if config.compile else loss
-    curve = _Curve(folder / "curve.csv")
+    curve = _Curve(folder / "curve.csv", since=start)
     module.train()
     for step in tqdm(range(start, config.steps), initial=start, total=config.steps, desc=folder.name, mininterval=30):
         began = time.monotonic()
@@ -140,10 +140,16 @@ def _averaged(module: nn.Module, parameters: list[nn.Parameter], average: Any) -
 
 
 class _Curve:
-    """Appends rows to a CSV file whose columns the first row names."""
+    """Appends rows to a CSV file whose columns the first row names.
 
-    def __init__(self, path: Path) -> None:
+    Rows after step `since` are dropped: a stopped run had logged them, the resumed one will log them again.
+    """
+
+    def __init__(self, path: Path, *, since: int) -> None:
         self.path = path
+        if path.exists():
+            header, *rows = path.read_text().splitlines(keepends=True)
+            path.write_text("".join([header, *(row for row in rows if int(row.split(",")[0]) <= since)]))
 
     def add(self, step: int, seconds: float, scalars: dict[str, float]) -> None:
         new = not self.path.exists()

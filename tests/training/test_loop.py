@@ -47,22 +47,26 @@ def test_it_learns_and_records_its_curve(tmp_path):
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     whole = line()
-    train(whole, config(), batch=batch, loss=loss, folder=tmp_path / "whole")
+    train(whole, config(log_every=10), batch=batch, loss=loss, folder=tmp_path / "whole")
 
     class Stop(Exception):
         pass
 
     def stopping(step: int) -> dict[str, torch.Tensor]:
-        if step == 47:  # between two checkpoints
+        if step == 57:  # after a logged step, before its checkpoint
             raise Stop
         return batch(step)
 
     with pytest.raises(Stop):
-        train(line(), config(), batch=stopping, loss=loss, folder=tmp_path / "parts")
+        train(line(), config(log_every=10), batch=stopping, loss=loss, folder=tmp_path / "parts")
     resumed = line()
-    train(resumed, config(), batch=batch, loss=loss, folder=tmp_path / "parts")
+    train(resumed, config(log_every=10), batch=batch, loss=loss, folder=tmp_path / "parts")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name])
+    steps = [
+        [row["step"] for row in csv.DictReader((tmp_path / part / "curve.csv").open())] for part in ("whole", "parts")
+    ]
+    assert steps[0] == steps[1]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
