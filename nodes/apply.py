@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..pidiff_core.errors import PIDiffError
 from .patching import ApplyOptions, apply_identity
 from .wires import PidiffModel, PidiffWPlus, schema
 
@@ -83,11 +82,7 @@ class ApplyIdentityAdapter(io.ComfyNode):
     ) -> io.NodeOutput:
         """See `patching.apply_identity`."""
         adapter = pidiff_model.require("adapter", purpose="to draw a person")
-        if wplus.space != pidiff_model.space:
-            raise PIDiffError(
-                f"These W+ codes belong to {wplus.space}, but the adapter reads {pidiff_model.space}. "
-                "Encode the photo with the same PIDiff model."
-            )
+        pidiff_model.require_space_of(wplus)
         options = ApplyOptions(
             strength=strength,
             start_percent=start_percent,

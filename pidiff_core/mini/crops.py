@@ -38,8 +38,10 @@ def cut(images: Tensor, landmarks: Tensor, *, size: int = CROP_PX, outside: floa
     return F.avg_pool2d(crops, _OVERSAMPLING)
 
 
-def labelled_crops(pictures: Pictures, indices: np.ndarray, *, rng: np.random.Generator, jitter: float) -> Tensor:
-    """(B, 4, 64, 64): RGB in [-1, 1] with its background, and the exact head mask, aligned by jittered landmarks.
+def labelled_crops(
+    pictures: Pictures, indices: np.ndarray, *, rng: np.random.Generator, jitter: float, size: int = CROP_PX
+) -> Tensor:
+    """(B, 4, size, size): RGB in [-1, 1] with its background, and the exact head mask, aligned by jittered landmarks.
 
     jitter: standard deviation of each landmark coordinate, as a part of the eyes' distance.
     """
@@ -47,7 +49,7 @@ def labelled_crops(pictures: Pictures, indices: np.ndarray, *, rng: np.random.Ge
     eyes = np.linalg.norm(points[:, 1] - points[:, 0], axis=-1)[:, None, None]
     points = points + rng.standard_normal(points.shape) * jitter * eyes
     stacked = torch.cat([pictures.image_batch(indices), pictures.mask_batch(indices) * 2 - 1], dim=1)
-    crops = cut(stacked, torch.from_numpy(points).float(), outside=-1.0)
+    crops = cut(stacked, torch.from_numpy(points).float(), size=size, outside=-1.0)
     return torch.cat([crops[:, :3], (crops[:, 3:] + 1) / 2], dim=1)
 
 

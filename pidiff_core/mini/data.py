@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,11 @@ class Pictures:
     landmarks: np.ndarray
     people: list[Identity]
     scenes: list[Scene]
+
+    @cached_property
+    def in_colour(self) -> np.ndarray:
+        """(N,) bool: a sketch shows neither skin nor hair."""
+        return np.array([scene.medium != "sketch" for scene in self.scenes])
 
     def image_batch(self, indices: np.ndarray) -> Tensor:
         """(B, 3, 128, 128) float32 in [-1, 1]."""

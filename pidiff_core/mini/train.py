@@ -238,8 +238,7 @@ def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, people: int
     module = Judge()
     scenes = shown.world.scenes
     colour = [
-        [i * scenes + k for k in range(scenes) if shown.scenes[i * scenes + k].medium != "sketch"]
-        for i in range(shown.world.people)
+        [i * scenes + k for k in range(scenes) if shown.in_colour[i * scenes + k]] for i in range(shown.world.people)
     ]
     usable = np.array([index for index, pictured in enumerate(colour) if len(pictured) >= 2])
 
@@ -260,8 +259,8 @@ def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, people: int
 
 
 def portrait_indices(pictures: Pictures, step: int, batch_size: int, *, seed: int) -> np.ndarray:
-    """Indices of pictures in colour: a sketch shows neither skin nor hair."""
-    colour = np.array([index for index, scene in enumerate(pictures.scenes) if scene.medium != "sketch"])
+    """Indices of pictures in colour."""
+    colour = np.flatnonzero(pictures.in_colour)
     return colour[batch_indices(step, len(colour), batch_size, seed=seed)]
 
 

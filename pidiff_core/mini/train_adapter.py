@@ -19,7 +19,7 @@ from ..training.strategy import IdentityTraining, StrategyConfig, strategy_loss
 from .autoencoder import MiniAutoencoder
 from .base import CONTEXT_WIDTH, TRAIN_STEPS, MiniBase, noise_levels, token_ids
 from .captions import caption
-from .crops import as_encountered, cut, labelled_crops, on_white
+from .crops import as_encountered, labelled_crops, on_white
 from .data import PICTURE_PX, Pictures, batch_indices
 from .portraits import SPACE
 from .train import write_whole
@@ -58,7 +58,7 @@ def identity_data(
     pictures: Pictures, latents: Tensor, *, autoencoder: MiniAutoencoder, encoder: E4eEncoder, path: Path
 ) -> IdentityData:
     """Encode every picture and one portrait a person, once; kept in `path`."""
-    colour = np.array([scene.medium != "sketch" for scene in pictures.scenes])
+    colour = pictures.in_colour
     scenes = pictures.world.scenes
     portrait_of = np.array(
         [
@@ -79,10 +79,8 @@ def identity_data(
             offsets.append(encoder(as_encountered(crops, rng=rng)).half())
         for start in tqdm(range(0, len(portrait_of), _CHUNK), desc="portraits", mininterval=20):
             indices = portrait_of[start : start + _CHUNK]
-            stacked = torch.cat([pictures.image_batch(indices), pictures.mask_batch(indices) * 2 - 1], dim=1)
-            points = torch.from_numpy(pictures.landmarks[indices] - 0.5)
-            crops = cut(stacked, points, size=PICTURE_PX, outside=-1.0)
-            crops = torch.cat([crops[:, :3], (crops[:, 3:] + 1) / 2], dim=1)
+            rng = np.random.default_rng([23, start])
+            crops = labelled_crops(pictures, indices, rng=rng, jitter=0.0, size=PICTURE_PX)
             with torch.autocast("cpu", torch.bfloat16):
                 portraits.append(autoencoder.encode(on_white(crops)).half())
             masks.append(F.avg_pool2d(crops[:, 3:], 8).half())
