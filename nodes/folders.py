@@ -57,10 +57,10 @@ def list_input_files(suffixes: Sequence[str]) -> list[str]:
 
 def input_file(name: str) -> Path:
     """The path of one of `list_input_files`; PIDiffError where it is missing or leads out of its folder."""
-    path = folder_paths.get_annotated_filepath(name)
+    # Not get_annotated_filepath: newer hosts refuse a path that leads out with an error of their own.
     plain, folder = folder_paths.annotated_filepath(name)
     root = Path(folder or folder_paths.get_input_directory()).resolve()
-    real = Path(path).resolve()
+    real = (root / plain).resolve()
     if not real.is_relative_to(root):
         raise PIDiffError(
             f"{plain} leads out of the folder {root}, which is not allowed. Copy the file itself into it."
