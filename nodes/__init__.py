@@ -10,6 +10,7 @@ from .codes import LoadCodes, SaveCodes
 from .encode import EncodeIdentity
 from .load import LoadPIDiff
 from .load_mini import LoadMini
+from .localise import Localise
 from .people import MeanCodes, WalkCodes
 from .preview import PreviewCodes
 from .style_edit import StyleEdit
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     EncodeIdentity,
     ApplyIdentityAdapter,
     StyleEdit,
+    Localise,
     PreviewCodes,
     SaveCodes,
     LoadCodes,

@@ -24,6 +24,7 @@ from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.shapes import check_shape
 from ..pidiff_core.wplus import WPlus
 from .site_patch import NOTES_KEY, WHOLE, CondNote, Identity, SitePatch
+from .watch import WATCH_KEY, Watch, identities_in
 
 KEY = "pidiff"  # our name among the host's callbacks and wrappers
 
@@ -36,7 +37,9 @@ class ApplyOptions:
     start_percent: float = 0.0  # of the sampling, as ComfyUI counts it
     end_percent: float = 1.0
     levels: Mapping[str, float] = field(default_factory=dict)  # coarse, medium, fine; 1 where absent
-    uncond_average: bool = False  # W+ Adapter: the unconditional half gets the tokens of an all-zero code
+    sites: Mapping[str, float] = field(default_factory=dict)  # a factor by site name; 1 where absent
+    uncond_average: bool = False  # the unconditional half gets the tokens of an all-zero code, as W+ Adapter's does
+    beside: bool = False  # left to right with the other identities that are; only without a mask
 
     @property
     def does_nothing(self) -> bool:
@@ -57,7 +60,7 @@ def apply_identity(
     Args:
         model: a Stable Diffusion model; it is not changed.
         adapter: trained for this UNet's widths.
-        wplus: the identities (I, S, D).
+        wplus: the identities (I, S, D); those that are not `present` add nothing.
         options: see `ApplyOptions`.
         mask_bhw: where in the picture the identity may act, (H, W) or (B, H, W) in [0, 1], any size.
 
@@ -72,9 +75,14 @@ def apply_identity(
         return patched
     if mask is not None and bool((mask == 1).all()):
         mask = None
-    factors = level_strengths(adapter, options.levels) * options.strength
-    sites = fold(adapter, adapter.tokens(wplus), strengths=factors)
-    uncond = fold(adapter, adapter.zero_tokens(), strengths=factors) if options.uncond_average else {}
+    present = torch.tensor(wplus.present, dtype=torch.float32)
+    factors = torch.outer(present, level_strengths(adapter, options.levels) * options.strength)
+    sites = fold(adapter, adapter.tokens(wplus), strengths=factors, sites=options.sites)
+    uncond = {}
+    if options.uncond_average:
+        zero = adapter.zero_tokens()
+        zero, share = (zero, factors[:1]) if present.all() else (zero.expand(len(wplus), -1, -1), factors)
+        uncond = fold(adapter, zero, strengths=share, sites=options.sites)
     sampling = model.get_model_object("model_sampling")
     identity = Identity(
         sites=sites,
@@ -83,6 +91,8 @@ def apply_identity(
         sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
         sigma_end=float(sampling.percent_to_sigma(options.end_percent)),
         always=options.start_percent <= 0 and options.end_percent >= 1,
+        order=len(identities_of(patched)),
+        beside=options.beside and mask is None,
     )
     if sites or uncond:
         _watch(patched)
@@ -148,6 +158,11 @@ def check_fit(adapter: IdentityAdapter, found: Mapping[str, FoundSite]) -> None:
             )
 
 
+def identities_of(model: ModelPatcher) -> list[Identity]:
+    """The identities that act in a model, in the order in which they were applied."""
+    return identities_in(_replacements(model))
+
+
 def _as_mask(mask_bhw: Tensor | None) -> Tensor | None:
     if mask_bhw is None:
         return None
@@ -176,7 +191,11 @@ def _put(model: ModelPatcher, site: Site, found: FoundSite, identity: Identity) 
 
 
 def _replacements(model: ModelPatcher) -> dict[tuple[Any, ...], Any]:
-    return model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    return _replacements_in(model.model_options)
+
+
+def _replacements_in(model_options: Mapping[str, Any]) -> dict[tuple[Any, ...], Any]:
+    return model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn2", {})
 
 
 def _watch(model: ModelPatcher) -> None:
@@ -196,7 +215,7 @@ def renew(_: ModelPatcher, clone: ModelPatcher) -> None:
 
 def note_conds(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any, **named: Any) -> Any:
     """Before the sampler runs, which takes (guider, sigmas, extra_args, callback, noise ...): note of every
-    conditioning what `site_patch.CondNote` holds."""
+    conditioning what `site_patch.CondNote` holds, and of the run what `watch.Watch` does."""
     noise = named["noise"] if "noise" in named else rest[1]
     notes: dict[Any, CondNote] = {}
     conds: dict[str, list[dict[str, Any]]] = getattr(guider, "conds", None) or {}
@@ -205,7 +224,12 @@ def note_conds(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str,
             if cond.get("uuid") in notes:  # the host fills up regional prompts with copies that keep the name
                 listed[number] = cond = {**cond, "uuid": uuid.uuid4()}
             notes[cond.get("uuid")] = CondNote(role == "positive", _area(cond.get("area"), noise.shape[-2:]))
-    extra_args.get("model_options", {}).setdefault("transformer_options", {})[NOTES_KEY] = notes
+    model_options = extra_args.get("model_options", {})
+    options = model_options.setdefault("transformer_options", {})
+    options[NOTES_KEY] = notes
+    watch = Watch(identities_in(_replacements_in(model_options)))
+    if not watch.is_idle:
+        options[WATCH_KEY] = watch
     return executor(guider, sigmas, extra_args, *rest, **named)
 
 

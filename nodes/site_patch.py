@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..pidiff_core.adapter.folding import FoldedSite, add_attended, attend
 from ..pidiff_core.errors import PIDiffError
+from .watch import WATCH_KEY, Watch
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 Callback = tuple[Callable[..., Tensor], Mapping[str, Any]]
@@ -46,6 +47,8 @@ class Identity:
         mask: M (K, H, W) in [0, 1], picture i of a batch has mask i modulo K; None for 1 everywhere.
         sigma_start, sigma_end: the noise levels between which the identity acts, the first one the higher.
         always: whether it acts at every noise level.
+        order: how many identities were on the model before this one.
+        beside: whether it stands in a row, left to right, with the others that do.
     """
 
     def __init__(
@@ -57,7 +60,10 @@ class Identity:
         sigma_start: float,
         sigma_end: float,
         always: bool,
+        order: int = 0,
+        beside: bool = False,
     ) -> None:
+        self.order, self.beside = order, beside
         self._halves = {COND: dict(sites), UNCOND: dict(uncond_sites)}
         self._mask = mask
         self._range = (sigma_end, sigma_start)
@@ -194,6 +200,7 @@ class SitePatch:
     ) -> Tensor:
         """The text output with the identities added to the rows of the conditional half."""
         notes = _chunks(extra_options)
+        watch: Watch | None = extra_options.get(WATCH_KEY)
         rows = len(q) // len(notes)
         precision = extra_options.get("attn_precision")
         result: Tensor | None = None
@@ -203,10 +210,23 @@ class SitePatch:
             steps = []
             for identity in identities:
                 site = identity.site(self.name, half, like=q, score_dtype=precision)
-                if site is not None:
-                    attended = attend(site, host_query=q[part], text_output=text_output[part])
-                    mask = identity.mask(rows, _site_size(q, extra_options), area=note.area, like=q)
-                    steps.append((site, attended, mask))
+                if site is None:
+                    continue
+                attended = attend(site, host_query=q[part], text_output=text_output[part])
+                size = _site_size(q, extra_options)
+                mask = identity.mask(rows, size, area=note.area, like=q)
+                if watch is not None:
+                    mask = watch.place(
+                        identity,
+                        site,
+                        attended,
+                        text_output=text_output[part],
+                        size=size,
+                        area=note.area,
+                        mask=mask,
+                        is_positive=note.is_positive,
+                    )
+                steps.append((site, attended, mask))
             if steps and result is None:
                 result = text_output if in_place else text_output.clone(memory_format=torch.contiguous_format)
             for site, attended, mask in steps:

@@ -108,11 +108,23 @@ class WPlus:
         """(B, S, D): the codes minus the average."""
         return self.codes - self.latent_avg
 
+    @property
+    def present(self) -> tuple[bool, ...]:
+        """Which identities are people: False for the row of a photo without a face that was passed through.
+
+        Such a row holds the average code, and ApplyIdentityAdapter draws nobody for it. See `reading.read_identity`.
+        """
+        rows = self.origin.get("present")
+        return (
+            tuple(map(bool, rows)) if isinstance(rows, list | tuple) and len(rows) == len(self) else (True,) * len(self)
+        )
+
     def select(self, index: int) -> WPlus:
         """One identity of the batch, as a batch of one. Negative indices count from the end."""
         if not -len(self) <= index < len(self):
             raise PIDiffError(f"Identity {index} was asked for, but there are {len(self)} in this batch of codes.")
-        return dataclasses.replace(self, codes=self.codes[index][None])
+        origin = {**self.origin, "present": [self.present[index]]} if "present" in self.origin else self.origin
+        return dataclasses.replace(self, codes=self.codes[index][None], origin=origin)
 
     def with_codes(self, codes: Tensor, *, source: str | None = None) -> WPlus:
         """Other codes (B, S, D) of the same space."""

@@ -79,29 +79,38 @@ def level_strengths(adapter: IdentityAdapter, strengths: Mapping[str, float]) ->
 
 
 @torch.no_grad()
-def fold(adapter: IdentityAdapter, tokens: Tensor, *, strengths: Tensor | float = 1.0) -> dict[str, FoldedSite]:
+def fold(
+    adapter: IdentityAdapter,
+    tokens: Tensor,
+    *,
+    strengths: Tensor | float = 1.0,
+    sites: Mapping[str, float] | None = None,
+) -> dict[str, FoldedSite]:
     """Fold identities into every site of the adapter.
 
     Args:
         adapter: the adapter; computed where its weights are, in fp32.
         tokens: the identities' tokens (I, n, W).
-        strengths: factor of the values, one for all or one a token (n).
+        strengths: factor of the values: one for all, one a token (n), or one a token of each identity (I, n).
+        sites: a further factor for each site by name; 1 where absent.
 
     Returns:
         Site name -> folded site, in fp32. Sites that add nothing are left out.
     """
     check_shape(tokens, f"I {adapter.config.num_tokens} {adapter.config.token_width}", name="tokens")
-    factors = torch.as_tensor(strengths, dtype=torch.float32).expand(tokens.shape[1])
-    folded = {
-        spec.name: _fold_site(adapter.branch(spec.name), tokens.float(), factors) for spec in adapter.config.sites
-    }
+    factors = torch.as_tensor(strengths, dtype=torch.float32).expand(tokens.shape[:2])
+    folded = {}
+    for spec in adapter.config.sites:
+        factor = 1.0 if sites is None else sites.get(spec.name, 1.0)
+        if factor != 0.0:
+            folded[spec.name] = _fold_site(adapter.branch(spec.name), tokens.float(), factors * factor)
     return {name: site for name, site in folded.items() if not site.is_zero}
 
 
 def _fold_site(branch: SiteBranch, tokens: Tensor, factors: Tensor) -> FoldedSite:
     query = "host" if branch.to_q is None else "text"
     has_null = branch.null_key is not None
-    v = (tokens @ branch.to_v.weight.float().T) * factors.to(tokens)[:, None]
+    v = (tokens @ branch.to_v.weight.float().T) * factors.to(tokens)[..., None]
     if not has_null and bool((tokens == tokens[:, :1]).all()):
         return FoldedSite(query, has_null, None, v.mean(dim=1))
     k = tokens @ branch.to_k.weight.float().T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,28 @@ def mean_code(wplus: WPlus, *, weights: Sequence[float] | None = None) -> WPlus:
         raise PIDiffError(f"The weights {list(weights)} should be zero or more, and not all zero.")
     mean = torch.einsum("b,bsd->sd", share / share.sum(), wplus.codes)[None]
     return wplus.with_codes(mean, source=f"mean of {int((share > 0).sum())} ({wplus.source})")
+
+
+def mean_of_groups(wplus: WPlus, photos: int) -> WPlus:
+    """One person from each run of `photos` codes; photos without a face (see `WPlus.present`) do not count.
+
+    Raises:
+        PIDiffError: the batch is no whole number of runs.
+    """
+    if photos < 1 or len(wplus) % photos:
+        raise PIDiffError(
+            f"{len(wplus)} codes do not make people of {photos} photos each. Give a batch of photos in which each "
+            "person's stand together, the same number of each, or average them with PIDiffMeanCodes."
+        )
+    if photos == 1:
+        return wplus
+    share = torch.tensor(wplus.present, dtype=torch.float32).reshape(-1, photos)
+    present = share.any(dim=1)
+    share = torch.where(present[:, None], share, 1.0)
+    codes = wplus.codes.unflatten(0, (-1, photos))
+    means = torch.einsum("ip,ipsd->isd", share / share.sum(dim=1, keepdim=True), codes)
+    averaged = wplus.with_codes(means, source=f"{len(means)} of {photos} photos each ({wplus.source})")
+    return dataclasses.replace(averaged, origin={**wplus.origin, "present": present.tolist()})
 
 
 def find_outliers(wplus: WPlus) -> Outliers:

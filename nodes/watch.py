@@ -1,0 +1,75 @@
+"""What one run of a sampler keeps in mind: who stands where, side by side, and the maps that a node asked for.
+
+A Watch lies in the run's own transformer_options and is gone with the run: identities and patches stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from einops import rearrange
+from torch import Tensor
+
+from ..pidiff_core.adapter.folding import Attended, FoldedSite
+from ..pidiff_core.adapter.localisation import ColumnShares, MapAverage, site_map
+
+if TYPE_CHECKING:
+    from .site_patch import Identity
+
+WATCH_KEY = "pidiff_watch"  # in transformer_options
+
+
+def identities_in(replacements: Mapping[Any, Any]) -> list[Identity]:
+    """The identities of all our patches on a model's cross-attentions, in the order in which they were applied."""
+    patches = [patch for patch in replacements.values() if hasattr(patch, "identities")]
+    found = dict.fromkeys(identity for patch in patches for identity in patch.identities)
+    return sorted(found, key=lambda identity: identity.order)
+
+
+class Watch:
+    """See the module.
+
+    Args:
+        identities: all of the model's, in the order of their Apply nodes.
+        maps: where the maps of an identity are to be collected.
+    """
+
+    def __init__(self, identities: Iterable[Identity], *, maps: Mapping[Identity, MapAverage] | None = None) -> None:
+        in_a_row = [identity for identity in identities if identity.beside]
+        self.maps = dict(maps or {})
+        self._person = {identity: number for number, identity in enumerate(in_a_row)}
+        self._shares = ColumnShares(len(in_a_row))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to place and nothing to record."""
+        return len(self._person) < 2 and not self.maps
+
+    def place(
+        self,
+        identity: Identity,
+        site: FoldedSite,
+        attended: list[Attended],
+        *,
+        text_output: Tensor,
+        size: tuple[int, int],
+        area: Sequence[float],
+        mask: Tensor | None,
+        is_positive: bool,
+    ) -> Tensor | None:
+        """The mask (1 or B, N) that this identity gets at a site: its own, or its share of the faces; records maps."""
+        beside = identity in self._person and self._shares.people > 1
+        if beside:
+            mask = self._shares.share(self._person[identity], size, area=area, like=text_output)
+        if is_positive and (beside or identity in self.maps):
+            seen = site_map(site, attended, text_output=text_output)
+            if beside:
+                self._shares.note(_as_map(seen, size), area=area)
+            if identity in self.maps:
+                self.maps[identity].add(_as_map(seen if mask is None else seen * mask.float(), size), area=area)
+        return mask
+
+
+def _as_map(flat: Tensor, size: tuple[int, int]) -> Tensor:
+    return rearrange(flat, "b (h w) -> b h w", h=size[0])

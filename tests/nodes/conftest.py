@@ -1,0 +1,41 @@
+"""The embedded model in ComfyUI's own UNet and sampler, for the tests of the nodes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def mini(comfy, pack):
+    """The embedded model, two people's codes, and how a picture is sampled."""
+    import nodes as host_nodes
+
+    pack_nodes = pack.load("nodes")
+    wplus_module = pack.load("pidiff_core.wplus")
+    model, clip, _, pidiff_model = pack_nodes.LoadMini.execute().result
+    offsets = torch.randn(2, 10, 128, generator=torch.Generator().manual_seed(3))
+    wplus = wplus_module.WPlus.from_offsets(
+        offsets * pidiff_model.adapter.projection.code_std, pidiff_model.latent_avg, space=pidiff_model.space
+    )
+    text, empty = (host_nodes.CLIPTextEncode().encode(clip, words)[0] for words in ("a photo of a person", ""))
+
+    def sample(patched, *, batch=1, size=(16, 16), positive=None, cfg=3.0):
+        latent = {"samples": torch.zeros(batch, 4, *size)}
+        out = host_nodes.common_ksampler(
+            patched, 7, STEPS, cfg, "euler", "normal", positive or text, empty, latent, disable_noise=False
+        )
+        return out[0]["samples"]
+
+    def apply(patched=model, codes=wplus, **options):
+        return pack_nodes.ApplyIdentityAdapter.execute(patched, pidiff_model, codes, **options).result[0]
+
+    return SimpleNamespace(
+        model=model, clip=clip, pidiff_model=pidiff_model, wplus=wplus, sample=sample, apply=apply, text=text,
+        empty=empty, errors=pack.load("pidiff_core.errors"), patching=pack.load("nodes.patching"), pack=pack,
+        vanilla=sample(model),
+    )  # fmt: skip

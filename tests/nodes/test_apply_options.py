@@ -1,0 +1,147 @@
+"""What ApplyIdentityAdapter offers beyond a strength: presets, single sites, the unconditional half, people and places."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+
+def sites_of(model):
+    """Site name -> identities there."""
+    there = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    return {patch.name: patch.identities for patch in there.values()}
+
+
+def test_the_first_preset_is_the_node_without_presets_bit_for_bit(mini):
+    assert torch.equal(mini.sample(mini.apply(preset="portrait")), mini.sample(mini.apply()))
+
+
+@pytest.mark.parametrize(
+    "preset", ["likeness first", "prompt first", "style transfer", "composition kept", "W+ Adapter"]
+)
+def test_presets_are_pictures_of_their_own(mini, preset):
+    out = mini.sample(mini.apply(preset=preset))
+    assert out.isfinite().all()
+    assert not torch.equal(out, mini.vanilla)
+    assert not torch.equal(out, mini.sample(mini.apply()))
+
+
+def test_sites_of_no_strength_carry_no_patch_at_all(mini):
+    every = sites_of(mini.apply())
+    assert len(every) == len(mini.pidiff_model.adapter.config.sites)
+    assert set(every) - set(sites_of(mini.apply(site_strengths="middle=0 output.3=0"))) == {"middle.0.0", "output.3.0"}
+    assert sites_of(mini.apply(site_strengths="input=0 middle=0 output=0")) == {}
+
+
+def test_all_sites_at_zero_is_the_vanilla_picture_bit_for_bit(mini):
+    assert torch.equal(mini.sample(mini.apply(site_strengths="input=0 middle=0 output=0")), mini.vanilla)
+
+
+def test_a_factor_of_all_sites_is_a_strength(mini):
+    by_sites = mini.sample(mini.apply(site_strengths="input=0.5, middle=0.5, output=0.5"))
+    torch.testing.assert_close(by_sites, mini.sample(mini.apply(strength=0.5)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_preset_narrows_the_users_range_and_never_widens_it(mini):
+    late = mini.apply(preset="W+ Adapter", start_percent=0.6)
+    assert torch.equal(mini.sample(late), mini.sample(mini.apply(start_percent=0.6)))
+    assert torch.equal(mini.sample(mini.apply(preset="W+ Adapter")), mini.sample(mini.apply(start_percent=0.2)))
+
+
+def test_exception_a_site_that_is_not_there(mini):
+    with pytest.raises(mini.errors.PIDiffError, match=r"output\.11.*output\.5\.0"):
+        mini.apply(site_strengths="output.11=0.5")
+
+
+def test_the_unconditional_half_gets_what_is_asked_for(mini):
+    auto, nothing, average = (
+        mini.sample(mini.apply(unconditional=choice)) for choice in ("auto", "nothing", "average person")
+    )
+    assert torch.equal(auto, nothing)  # what a PIDiff adapter was trained for
+    assert not torch.equal(average, nothing)
+    # Without guidance there is no unconditional half, and nothing to differ.
+    lone = [mini.sample(mini.apply(unconditional=choice), cfg=1.0) for choice in ("nothing", "average person")]
+    assert torch.equal(*lone)
+
+
+def test_photos_of_one_person_are_averaged(mini):
+    codes = torch.cat([mini.wplus.codes, mini.wplus.codes.flip(0)])
+    four = mini.wplus.with_codes(codes)
+    mean = mini.wplus.with_codes(mini.wplus.codes.mean(dim=0, keepdim=True))
+    by_photos = mini.sample(mini.apply(codes=four, photos_per_person=2), batch=2)
+    torch.testing.assert_close(by_photos, mini.sample(mini.apply(codes=mean), batch=2), rtol=1e-4, atol=1e-4)
+
+
+def test_exception_photos_that_make_no_whole_people(mini):
+    with pytest.raises(mini.errors.PIDiffError, match="2 codes do not make people of 3 photos"):
+        mini.apply(photos_per_person=3)
+
+
+def test_a_photo_without_a_face_draws_nobody_in_its_row(mini):
+    passed = dataclasses.replace(mini.wplus, origin={"present": [True, False]})
+    out = mini.sample(mini.apply(codes=passed), batch=2)
+    plain, both = mini.sample(mini.model, batch=2), mini.sample(mini.apply(), batch=2)
+    torch.testing.assert_close(out[1], plain[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out[0], both[0], rtol=1e-5, atol=1e-5)
+    nobody = dataclasses.replace(mini.wplus, origin={"present": [False, False]})
+    for unconditional in ("auto", "average person"):
+        assert torch.equal(mini.sample(mini.apply(codes=nobody, unconditional=unconditional)), mini.vanilla)
+
+
+def test_of_photos_of_one_person_those_without_a_face_do_not_count(mini):
+    passed = dataclasses.replace(mini.wplus, origin={"present": [True, False]})
+    out = mini.sample(mini.apply(codes=passed, photos_per_person=2))
+    torch.testing.assert_close(out, mini.sample(mini.apply(codes=mini.wplus.select(0))), rtol=1e-5, atol=1e-5)
+
+
+def chain(mini, **options):
+    first = mini.apply(codes=mini.wplus.select(0), **options)
+    return mini.apply(first, codes=mini.wplus.select(1), **options)
+
+
+def test_one_person_alone_is_left_to_right_what_it_is_anywhere(mini):
+    alone = {place: mini.apply(codes=mini.wplus.select(0), place=place) for place in ("anywhere", "left to right")}
+    assert torch.equal(*(mini.sample(patched, size=(16, 32)) for patched in alone.values()))
+
+
+def test_left_to_right_gives_the_halves_of_one_evaluation_to_the_two(mini):
+    """At the first evaluation the shares are nearly equal columns: far from the border, each half is its person's."""
+    from comfy.samplers import CFGGuider, Sampler
+
+    class OneStep(Sampler):
+        def sample(self, model_wrap, sigmas, extra_args, callback, noise, *rest, **named):
+            return model_wrap(noise * 5.0, torch.tensor([5.0]), **extra_args)
+
+    def evaluate(patched):
+        guider = CFGGuider(patched)
+        guider.inner_set_conds({"positive": mini.text})
+        noise = torch.randn(1, 4, 16, 64, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            return guider.sample(noise, torch.zeros_like(noise), OneStep(), torch.tensor([5.0, 0.0]))
+
+    beside, anywhere = evaluate(chain(mini, place="left to right")), evaluate(chain(mini))
+    alone = [evaluate(mini.apply(codes=mini.wplus.select(who))) for who in (0, 1)]
+
+    def apart(out, reference, columns):
+        return float((out - reference)[..., columns].abs().mean())
+
+    for who, columns in ((0, slice(0, 16)), (1, slice(48, 64))):
+        assert apart(beside, alone[who], columns) < 0.5 * apart(anywhere, alone[who], columns)
+
+
+def test_places_are_forgotten_after_a_run(mini):
+    patched = chain(mini, place="left to right")
+    first = mini.sample(patched, size=(16, 32))
+    assert torch.equal(mini.sample(patched, size=(16, 32)), first)
+    assert not torch.equal(mini.sample(chain(mini), size=(16, 32)), first)
+
+
+def test_a_mask_decides_over_a_place(mini):
+    half = torch.zeros(1, 16, 32)
+    half[..., :16] = 1.0
+    masked = mini.apply(codes=mini.wplus.select(0), mask=half)
+    both = mini.apply(codes=mini.wplus.select(0), mask=half, place="left to right")
+    other = {"codes": mini.wplus.select(1), "place": "left to right"}
+    assert torch.equal(mini.sample(mini.apply(masked, **other)), mini.sample(mini.apply(both, **other)))
