@@ -9,9 +9,9 @@ import pickle
 import re
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,9 +21,14 @@ from torch import Tensor, nn
 
 from .errors import PIDiffError
 
+_Network = TypeVar("_Network", bound=nn.Module)
+
 METADATA_KEY = "pidiff"
 _LISTED_KEYS = 8  # keys named in an error; the rest are counted
+_KEY_CHARACTERS = 80  # of a key named in an error
 _BOMB_RATIO = 4  # a PyTorch archive is stored, not compressed: anything that unpacks to more than this is no checkpoint
+_BOMB_FLOOR = 64 << 20  # bytes that any file may unpack to: a small one may repeat a code for every style
+_MAX_OBJECTS, _MAX_DEPTH = 1_000_000, 32  # of a pickle; the largest published files have 2,000 objects, 5 deep
 
 
 def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -64,7 +69,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
         )
     try:
         config = json.loads(metadata[METADATA_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PIDiffError(f"The configuration inside {path} cannot be read: {error}. Save it again.") from error
     if not isinstance(config, dict):
         raise PIDiffError(f"The configuration inside {path} is no JSON object but a {type(config).__name__}.")
@@ -100,7 +105,7 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             # Memory-mapped: of a file with more networks than are wanted, only those are ever read.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         forbidden = re.search(r"(?:GLOBAL|class|call) ([\w.]+)", str(error))  # torch's text goes on with bad advice
         raise PIDiffError(
@@ -115,6 +120,8 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
             f"{path} is damaged or cut short ({type(error).__name__}: {_first_line(error)}). "
             "Download it again from its release page and compare the size."
         ) from error
+    _refuse_unpacked_bomb(content, path)
+    return content
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
@@ -140,10 +147,16 @@ def load_array(path: str | os.PathLike[str]) -> Tensor:
         raise PIDiffError(f"{path} is no .npy array of numbers, or it is cut short ({_first_line(error)}).") from error
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str, read_numbers: bool = True) -> None:
     """Load weights into a module; every key must be used and every parameter filled, shapes included.
 
     A module on the meta device takes the tensors themselves (no second copy in memory).
+
+    Args:
+        module: what to fill.
+        state: its weights by key.
+        name: what the error calls it.
+        read_numbers: check that they are finite. False leaves memory-mapped weights unread, for `settle`.
 
     Raises:
         PIDiffError: lists the keys that are missing, left over, wrongly shaped, or hold numbers that are not finite.
@@ -165,18 +178,47 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str) ->
     ]
     if wrong:
         problems.append(f"wrong shapes: {_some(wrong)}")
-    floats = {key: value for key, value in tensors.items() if value.is_floating_point()}
-    if not_finite := [key for key, value in floats.items() if not _all_finite(value)]:
-        problems.append(f"not finite: {_some(not_finite)}")
+    if read_numbers and not wrong:  # a tensor of another shape may be a view of any size
+        floats = {key: value for key, value in tensors.items() if value.is_floating_point()}
+        if not_finite := [key for key, value in floats.items() if not all_finite(value)]:
+            problems.append(f"not finite: {_some(not_finite)}")
     if problems:
         raise PIDiffError(f"The weights do not fit {name}: {'; '.join(problems)}. Is this the right file?")
     on_meta = any(tensor.is_meta for tensor in own.values())
     module.load_state_dict(dict(state), strict=True, assign=on_meta)
 
 
+def settle(network: _Network, *, dtype: torch.dtype = torch.float32, name: str) -> _Network:
+    """Read a network's weights out of the mapped file that they lie in, and make it ready for inference.
+
+    Args:
+        network: as `load_strict` left it. It is changed in place: evaluation mode, no gradients, memory of its own.
+        dtype: what its floating-point weights become.
+        name: what the error calls it.
+
+    Raises:
+        PIDiffError: weights that are not finite, or not in `dtype`.
+    """
+    broken = []
+    for key, tensor in network.state_dict(keep_vars=True).items():
+        own = tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+        if not all_finite(own):
+            broken.append(key)
+        tensor.data = own
+    if broken:
+        half = " (half precision holds no number above 65504: choose fp32)" if dtype == torch.float16 else ""
+        raise PIDiffError(f"The weights of {name} are not finite: {_some(broken)}{half}. Is this the right file?")
+    return network.to(dtype).eval().requires_grad_(False)  # `to`: buffers that no file holds
+
+
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries whose key starts with `prefix`, without it."""
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """A sum is quicker than a mask of the tensor's size, and only an overflow can make it infinite without cause."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:
@@ -206,6 +248,31 @@ def _refuse_zip_bomb(path: Path) -> None:
         )
 
 
+def _refuse_unpacked_bomb(content: Any, path: Path) -> None:
+    """PIDiffError for a small file that holds (views of) enormous tensors, or containers without end."""
+    allowed = max(_BOMB_RATIO * path.stat().st_size, _BOMB_FLOOR)
+    objects = unpacked = 0
+    pending = [(content, 0)]
+    while pending:
+        value, depth = pending.pop()
+        objects += 1
+        inside: Iterable[Any] = ()
+        if isinstance(value, Tensor):
+            unpacked += value.numel() * value.element_size()
+        elif isinstance(value, Mapping):
+            inside = [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            inside = value
+        elif isinstance(value, argparse.Namespace):
+            inside = vars(value).values()
+        pending += [(part, depth + 1) for part in inside]
+        if objects + len(pending) > _MAX_OBJECTS or depth > _MAX_DEPTH or unpacked > allowed:
+            raise PIDiffError(
+                f"{path} was refused: its {path.stat().st_size} bytes unpack to more than any checkpoint of that size "
+                "holds. Use a file from its authors' own release page."
+            )
+
+
 def _what_it_is(path: Path) -> str:
     """A guess for the commonest mistake, a web page saved in place of the file; empty where there is none."""
     with path.open("rb") as file:
@@ -217,16 +284,14 @@ def _what_it_is(path: Path) -> str:
     return ""
 
 
-def _all_finite(tensor: Tensor) -> bool:
-    """A sum is quicker than a mask of the tensor's size, and only an overflow can make it infinite without cause."""
-    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
-
-
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else ""
 
 
-def _some(keys: list[str]) -> str:
-    shown = ", ".join(keys[:_LISTED_KEYS])
+def _some(keys: Iterable[Any]) -> str:
+    keys = [str(key) for key in keys]
+    shown = ", ".join(
+        key if len(key) <= _KEY_CHARACTERS else key[:_KEY_CHARACTERS] + "..." for key in keys[:_LISTED_KEYS]
+    )
     return shown + (f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else "")

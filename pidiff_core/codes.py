@@ -12,7 +12,7 @@ from torch import Tensor
 from .checkpoint import file_kind, load_array, load_checkpoint, load_pickle, save_checkpoint
 from .errors import PIDiffError
 from .shapes import check_shape
-from .wplus import WPlus, WPlusSpace
+from .wplus import AVERAGE_UNKNOWN, WPlus, WPlusSpace
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npy")
 KIND = "codes"
@@ -41,12 +41,13 @@ def load_codes(
 
     Args:
         path: the file; what it is is read off its content, not off its name.
-        space, latent_avg: the space of bare codes, which do not say it themselves, and its average (S, D). Codes that
-            do say it must agree with `space` where it is given.
+        space, latent_avg: the space of bare codes, which do not say it themselves, and its average (S, D), or None
+            where nobody knows it. Codes that do say their space must agree with `space` where it is given.
         are_offsets: bare codes are differences to the average; they are absolute otherwise, as published encoders give.
 
     Raises:
-        PIDiffError: no codes, codes of another space, bare codes without a space, or a damaged file.
+        PIDiffError: no codes, codes of another space, bare codes without a space, offsets without an average,
+            or a damaged file.
     """
     path = Path(path)
     kind = file_kind(path)
@@ -57,18 +58,21 @@ def load_codes(
         return wplus
     content = load_array(path) if kind == "npy" else load_pickle(path)
     codes = _stacked(content, name=str(path))
-    if space is None or latent_avg is None:
+    if space is None:
         raise PIDiffError(
             f"{path} holds {tuple(codes.shape)} bare numbers that do not say which W+ space they belong to. "
             "Connect the PIDiff model whose encoder made them."
         )
     check_shape(codes, f"B {space.num_styles} {space.width}", name=f"The codes in {path}")
-    build = WPlus.from_offsets if are_offsets else _absolute
-    return build(codes, latent_avg, space=space, source=path.name)
-
-
-def _absolute(codes: Tensor, latent_avg: Tensor, *, space: WPlusSpace, source: str) -> WPlus:
-    return WPlus(codes, latent_avg, space, source)
+    if latent_avg is not None:
+        absolute = codes + latent_avg if are_offsets else codes
+        return WPlus(absolute, latent_avg, space, source=path.name)
+    if are_offsets:
+        raise PIDiffError(
+            f"The codes in {path} are differences to an average code that the PIDiff model does not know. "
+            "Choose the encoder in LoadPIDiff too: its file holds the average."
+        )
+    return WPlus(codes, torch.zeros(codes.shape[1:]), space, source=path.name, origin={AVERAGE_UNKNOWN: True})
 
 
 def _own(path: Path) -> WPlus:

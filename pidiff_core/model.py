@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .errors import PIDiffError
 from .images import bchw_to_bhwc, check_image_bchw, resize_bchw
+from .lazy import LazyNetwork
 from .shapes import check_shape
 from .wplus import WPlus, WPlusSpace
 
@@ -24,31 +25,46 @@ class PIDiffModel:
     """The parts that are at hand for one W+ space. Any network may be absent; what needs it then says so."""
 
     space: WPlusSpace
-    latent_avg: Tensor  # (S, D): the generator's average code
+    latent_avg: Tensor | None  # (S, D): the generator's average code; None where no file says it
     adapter: IdentityAdapter | None = None
-    encoder: nn.Module | None = None  # crops (B, 3, H, H) in [-1, 1] -> offsets (B, S, D)
-    generator: nn.Module | None = None  # .synthesis(codes (B, S, D), noise=...) -> (B, 3, size, size) in [-1, 1]
+    encoder: nn.Module | LazyNetwork | None = None  # crops (B, 3, H, H) in [-1, 1] -> offsets (B, S, D)
+    generator: nn.Module | LazyNetwork | None = None  # .synthesis(codes (B, S, D)) -> (B, 3, size, size) in [-1, 1]
     directions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (S, D) or (1, D)
     source: str = ""  # the file or bundle, for people
     crop_size: int = 256  # px: the aligned crop that the encoder reads
     detector: FaceDetector | None = None  # the model's own, for pictures of its kind; asked when the usual one fails
     detector_hint: str = ""  # "own" asks the model's own detector first
+    files: tuple[object, ...] = ()  # what the parts were read from: while one model holds them, others share them
 
     def __post_init__(self) -> None:
-        check_shape(self.latent_avg, f"{self.space.num_styles} {self.space.width}", name=f"latent_avg of {self.space}")
+        if self.latent_avg is not None:
+            pattern = f"{self.space.num_styles} {self.space.width}"
+            check_shape(self.latent_avg, pattern, name=f"latent_avg of {self.space}")
         for network in (self.encoder, self.generator):
-            if network is not None:
+            if isinstance(network, nn.Module):
                 network.eval()  # batch statistics would make a code depend on its neighbours
 
     def require(self, part: str, *, purpose: str) -> Any:
-        """The network called `part`; PIDiffError where this model has none."""
+        """The network called `part`, read and where it runs; PIDiffError where this model has none.
+
+        Ask again for every use: between two, the host may have moved it away.
+        """
         network = getattr(self, part)
         if network is None:
             raise PIDiffError(
                 f"The PIDiff model '{self.source or self.space.name}' has no {part}, which is needed {purpose}. "
                 f"Choose a file for the {part} in the loader node."
             )
-        return network
+        return network.ready() if isinstance(network, LazyNetwork) else network
+
+    def require_average(self) -> Tensor:
+        """(S, D): `latent_avg`; PIDiffError where no file says it."""
+        if self.latent_avg is None:
+            raise PIDiffError(
+                f"The PIDiff model '{self.source or self.space.name}' does not know the average code of its space. "
+                "Choose the encoder in the loader node too: its file holds it."
+            )
+        return self.latent_avg
 
     def require_space_of(self, wplus: WPlus) -> None:
         """Raise PIDiffError unless these codes live in this model's space."""
@@ -73,11 +89,12 @@ def encode(
     sizes = check_image_bchw(crops_bchw, name="the aligned crop")
     if sizes["H"] != sizes["W"]:
         raise PIDiffError(f"The aligned crop should be square, but it is {sizes['W']}x{sizes['H']} pixels.")
+    average = model.require_average().float().cpu()
     weight = next(encoder.parameters())
     with torch.no_grad():
         crops = resize_bchw(crops_bchw.float(), model.crop_size).to(weight)
         offsets = encoder(crops).float().cpu()
-    return WPlus.from_offsets(offsets, model.latent_avg.float().cpu(), space=model.space, source=source, origin=origin)
+    return WPlus.from_offsets(offsets, average, space=model.space, source=source, origin=origin)
 
 
 def decode(model: PIDiffModel, wplus: WPlus) -> Tensor:

@@ -9,12 +9,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checkpoint import file_kind, load_checkpoint, load_pickle, load_strict, save_checkpoint, strip_prefix
+from .checkpoint import file_kind, load_checkpoint, load_pickle, load_strict, save_checkpoint, settle, strip_prefix
 from .e4e.config import EncoderConfig
 from .e4e.encoder import E4eEncoder
 from .errors import PIDiffError
@@ -24,12 +23,11 @@ from .stylegan2.generator import Generator
 from .wplus import WPlusSpace
 
 KIND = "networks"
-_Network = TypeVar("_Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """Everything that belongs to one W+ space, in float32 on the CPU, ready for inference."""
+    """Everything that belongs to one W+ space, on the CPU."""
 
     space: WPlusSpace
     latent_avg: Tensor  # (S, D)
@@ -64,13 +62,28 @@ def load_networks(path: str | os.PathLike[str]) -> Networks:
     Raises:
         PIDiffError: another kind of file, weights that do not fit, or a damaged or hostile file.
     """
+    networks = open_networks(path)
+    for part, network in (("encoder", networks.encoder), ("generator", networks.generator)):
+        if network is not None:
+            settle(network, name=f"the {part} in {path}")
+    return networks
+
+
+def open_networks(path: str | os.PathLike[str]) -> Networks:
+    """`load_networks` without reading the weights: keys and shapes are checked, the numbers stay in the mapped file.
+
+    A gigabyte is open in a fraction of a second. Every network needs `settle` before it is used.
+
+    Raises:
+        PIDiffError: another kind of file, weights that do not fit, or a damaged or hostile file.
+    """
     path = Path(path)
     if file_kind(path) == "safetensors":
         return _load_own(path)
     encoder, generator, latent_avg = from_published(load_pickle(path), name=path.name)
     num_styles, width = latent_avg.shape
     space = WPlusSpace(f"ffhq-{2 ** (num_styles // 2 + 1)}", num_styles, width)
-    return Networks(space, latent_avg, _ready(encoder), _ready(generator))
+    return Networks(space, latent_avg, encoder, generator)
 
 
 def _load_own(path: Path) -> Networks:
@@ -92,13 +105,12 @@ def _load_own(path: Path) -> Networks:
         generator = Generator(generator_config) if generator_config else None
     for name, network in (("encoder", encoder), ("generator", generator)):
         if network is not None:
-            load_strict(network, strip_prefix(tensors, f"{name}."), name=f"the {name} in {path}")
+            state = strip_prefix(tensors, f"{name}.")
+            load_strict(network, state, name=f"the {name} in {path}", read_numbers=False)
     average = average_of(tensors.get("latent_avg"), num_styles=space.num_styles, width=space.width, name=str(path))
-    return Networks(space, average, _ready(encoder), _ready(generator), strip_prefix(tensors, "directions."))
+    return Networks(space, average, encoder, generator, _directions(tensors))
 
 
-def _ready(network: _Network | None) -> _Network | None:
-    """Float32, evaluation mode, no gradients; None stays None."""
-    if network is not None:
-        network.float().eval().requires_grad_(False)
-    return network
+def _directions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies: nothing but the networks may lie in the mapped file."""
+    return {name: vector.clone() for name, vector in strip_prefix(tensors, "directions.").items()}

@@ -31,6 +31,8 @@ Published = tuple["E4eEncoder | None", "Generator | None", Tensor]
 def from_published(content: Any, *, name: str) -> Published:
     """What a published pickle holds: encoder (or None), generator (or None), average code (S, D).
 
+    The weights are the pickle's own tensors, their numbers not read yet: see `checkpoint.settle`.
+
     Args:
         content: what `load_pickle` returned.
         name: the file's name, for errors.
@@ -116,7 +118,7 @@ def _from_e4e(content: Mapping[str, Any], state: Mapping[str, Tensor], name: str
     config = encoder_config_of(weights, name=name)
     with torch.device("meta"):
         encoder = E4eEncoder(config)
-    load_strict(encoder, weights, name=f"the e4e encoder in {name}")
+    load_strict(encoder, weights, name=f"the e4e encoder in {name}", read_numbers=False)
     average = average_of(content.get("latent_avg"), num_styles=config.num_styles, width=config.width, name=name)
     options = content.get("opts")
     options = options if isinstance(options, Mapping) else getattr(options, "__dict__", {})
@@ -143,7 +145,7 @@ def _generator(state: Mapping[str, Tensor], name: str) -> tuple[Generator, int, 
     config = generator_config_of(state, name=name)
     with torch.device("meta"):
         generator = Generator(config)
-    load_strict(generator, state, name=f"the StyleGAN2 generator in {name}")
+    load_strict(generator, state, name=f"the StyleGAN2 generator in {name}", read_numbers=False)
     return generator, config.num_styles, config.width
 
 

@@ -19,6 +19,7 @@ from .errors import PIDiffError
 from .shapes import check_shape
 
 LEVELS = ("coarse", "medium", "fine")
+AVERAGE_UNKNOWN = "average_unknown"  # in a WPlus's origin: its latent_avg is zeros that mean nothing
 
 
 def levels(num_styles: int) -> dict[str, slice]:
@@ -105,7 +106,16 @@ class WPlus:
 
     @property
     def offsets(self) -> Tensor:
-        """(B, S, D): the codes minus the average."""
+        """(B, S, D): the codes minus the average.
+
+        Raises:
+            PIDiffError: nobody knows the average (see `codes.load_codes`).
+        """
+        if AVERAGE_UNKNOWN in self.origin:
+            raise PIDiffError(
+                f"The average code of {self.source or 'these W+ codes'} is unknown: they were loaded with a model that "
+                "has no encoder. Load them again with the PIDiff model whose encoder made them."
+            )
         return self.codes - self.latent_avg
 
     @property
@@ -137,7 +147,8 @@ class WPlus:
                 f"These W+ codes belong to two spaces, {self.space} and {other.space}. "
                 "Encode both photos with the same PIDiff model before you combine them."
             )
-        if not torch.allclose(self.latent_avg, other.latent_avg, atol=1e-4):
+        unknown = AVERAGE_UNKNOWN in self.origin or AVERAGE_UNKNOWN in other.origin
+        if not unknown and not torch.allclose(self.latent_avg, other.latent_avg, atol=1e-4):
             raise PIDiffError(
                 f"These W+ codes are both of {self.space}, but with different average codes, so they come from two "
                 "different generators. Encode both photos with the same PIDiff model before you combine them."

@@ -12,6 +12,7 @@ from .sites import Site, SiteSpec
 FORMATS = ("pidiff", "wplus-adapter")
 QUERIES = ("host", "text")
 SHARINGS = ("style", "level")
+_LARGEST = 256  # a file that asks for more layers than this would keep the process busy for ever
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class AdapterConfig:
             raise PIDiffError(
                 "The adapter's num_styles, code_width and token_width must be positive, "
                 "hidden and mixer_layers at least 0."
+            )
+        if max(self.num_styles, self.mixer_layers) > _LARGEST:
+            raise PIDiffError(
+                f"The adapter has {self.num_styles} styles and {self.mixer_layers} mixer layers, expected at most "
+                f"{_LARGEST} of each: this is no adapter's configuration."
             )
 
     @property

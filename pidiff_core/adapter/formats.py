@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import load_checkpoint, load_strict, save_checkpoint
+from ..checkpoint import load_checkpoint, load_strict, save_checkpoint, settle
 from ..errors import PIDiffError
 from ..wplus import WPlusSpace
 from .adapter import IdentityAdapter
@@ -74,12 +74,14 @@ def load_adapter(path: str | os.PathLike[str]) -> AdapterFile:
         raise PIDiffError(
             f"{path} holds '{config.get('kind', 'something unnamed')}', not an adapter: pick it where it belongs."
         )
-    tensors = {name: tensor.float() for name, tensor in tensors.items()}
     latent_avg = tensors.pop(LATENT_AVG, None)
     try:
         adapter_config, space = AdapterConfig.from_json(config["adapter"]), WPlusSpace(**config["space"])
     except (KeyError, TypeError, ValueError) as error:
         raise PIDiffError(f"The configuration in {path} is incomplete: {error}. Save it again.") from error
-    adapter = IdentityAdapter(adapter_config)
+    with torch.device("meta"):  # no memory before the file's tensors are known to fill it
+        adapter = IdentityAdapter(adapter_config)
     load_strict(adapter, tensors, name=f"the adapter in {path}")
-    return AdapterFile(adapter.eval().requires_grad_(False), space, latent_avg, config.get("notes", {}))
+    adapter = settle(adapter, name=f"the adapter in {path}")
+    latent_avg = None if latent_avg is None else latent_avg.to(torch.float32, copy=True)
+    return AdapterFile(adapter, space, latent_avg, config.get("notes", {}))

@@ -26,7 +26,8 @@ class GroupedLinear(nn.Module):
         groups = max(group_of_style) + 1
         self.weight = nn.Parameter(torch.randn(groups, in_width, out_width) * in_width**-0.5)
         self.bias = nn.Parameter(torch.zeros(groups, out_width))
-        self.register_buffer("group_of_style", torch.tensor(group_of_style), persistent=False)
+        groups_here = torch.tensor(group_of_style, device="cpu")  # also where the weights are still to come
+        self.register_buffer("group_of_style", groups_here, persistent=False)
         self.shared = groups != len(group_of_style)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..checkpoint import load_strict, strip_prefix
+from ..checkpoint import load_strict, settle, strip_prefix
 from ..errors import PIDiffError
 from ..wplus import WPlusSpace
 from .adapter import IdentityAdapter
@@ -58,7 +59,8 @@ def from_published(content: Any, *, name: str) -> AdapterFile:
         code_width=SPACE.width,
         token_width=token_width,
     )
-    adapter = IdentityAdapter(config)
+    with torch.device("meta"):  # no memory before the file's tensors are known to fill it
+        adapter = IdentityAdapter(config)
     state = {f"projection.{key}": tensor for key, tensor in projection.items()}
     left_over = []
     for key, tensor in branches.items():
@@ -72,7 +74,7 @@ def from_published(content: Any, *, name: str) -> AdapterFile:
         raise PIDiffError(f"{name} has keys that no W+ Adapter has: {', '.join(left_over[:6])}.")
     load_strict(adapter, state, name=f"W+ Adapter ({name})")
     notes = {"origin": "W+ Adapter (CVPR 2024), S-Lab License 1.0, non-commercial"}
-    return AdapterFile(adapter.float().eval().requires_grad_(False), SPACE, None, notes)
+    return AdapterFile(settle(adapter, name=f"W+ Adapter ({name})"), SPACE, None, notes)
 
 
 def _parts(content: Any, name: str) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import PIDiffError
 
+_MOST_LAYERS = 256  # a file that asks for more than this would keep the process busy for ever
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -38,6 +40,11 @@ class EncoderConfig:
         if len(self.units) != 4 or len(self.depths) != 4 or min(self.units) < 1:
             raise PIDiffError(
                 f"An encoder has four groups of units, but these were given: {self.units}, {self.depths}."
+            )
+        if max(*self.units, self.num_styles) > _MOST_LAYERS:
+            raise PIDiffError(
+                f"An encoder has at most {_MOST_LAYERS} units in a group and as many styles, but this one asks for "
+                f"{self.units} and {self.num_styles}: this is no encoder's file."
             )
         if len(self.heads) != 3 or min(self.heads) < 1 or sum(self.heads) != self.num_styles:
             raise PIDiffError(

@@ -95,7 +95,7 @@ def load_base(folder: Path = WEIGHTS) -> tuple[dict[str, Tensor], dict[str, Any]
 def save_identity(folder: Path, model: PIDiffModel, *, notes: dict) -> None:
     """Write identity.safetensors: every part of the model but `source`."""
     adapter, encoder, generator = (model.require(part, purpose="in the bundle") for part in _NETWORKS)
-    tensors: dict[str, Tensor] = {"latent_avg": model.latent_avg.float()}
+    tensors: dict[str, Tensor] = {"latent_avg": model.require_average().float()}
     networks = {"adapter": adapter, "encoder": encoder, "generator": generator, "detector": model.detector}
     for name, network in networks.items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in _stored(network.state_dict()).items()}

@@ -10,6 +10,8 @@ from typing import Any
 
 from ..errors import PIDiffError
 
+_MOST_LAYERS = 256  # a file that asks for more than this would keep the process busy for ever
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -26,6 +28,11 @@ class GeneratorConfig:
         object.__setattr__(self, "channels", tuple(self.channels))
         if self.size < 8 or self.size & (self.size - 1):
             raise PIDiffError(f"A generator's size should be a power of two from 8 px up, but it is {self.size}.")
+        if not 0 < self.mapping_layers <= _MOST_LAYERS:
+            raise PIDiffError(
+                f"A generator's mapping network has 1 to {_MOST_LAYERS} layers, but this one asks for "
+                f"{self.mapping_layers}: this is no generator's file."
+            )
         resolutions = int(math.log2(self.size)) - 1
         if len(self.channels) != resolutions:
             raise PIDiffError(
