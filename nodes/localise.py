@@ -64,7 +64,7 @@ class Localise(io.ComfyNode):
                 io.Mask.Output("mask", display_name="mask", tooltip="The mean map of each picture."),
                 io.Image.Output("overlay", display_name="overlay", tooltip="The mean map over the picture."),
                 io.Image.Output(
-                    "steps", display_name="steps", tooltip="The map at each noise level, picture after picture."
+                    "step_maps", display_name="steps", tooltip="The map at each noise level, picture after picture."
                 ),
             ],
         )
