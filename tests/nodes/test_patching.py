@@ -112,7 +112,8 @@ def test_a_range_starts_late(mini):
 
 
 class Foreign:
-    """The published contract of other identity packs: an object at the key, to which callbacks are added."""
+    """The published contract of IPAdapter_plus, InstantID and PuLID: an object at the key, and callbacks added to it,
+    each called between its own two noise levels with what is there so far."""
 
     def __init__(self, callback, **kwargs):
         self.callbacks, self.kwargs = [callback], [kwargs]
@@ -125,33 +126,49 @@ class Foreign:
         from comfy.ldm.modules.attention import optimized_attention
 
         out = optimized_attention(q, k, v, extra_options["n_heads"])
+        sigma = float(extra_options["sigmas"][0])
         for callback, kwargs in zip(self.callbacks, self.kwargs):
-            out = out + callback(out, q, k, v, extra_options, **kwargs)
-        return out
+            if kwargs["sigma_end"] <= sigma <= kwargs["sigma_start"]:
+                out = out + callback(out, q, k, v, extra_options, **kwargs)
+        return out.to(q.dtype)
 
 
 def push(out, q, k, v, extra_options, *, amount, **_):
-    return torch.full_like(out, amount)
+    return amount + 0.5 * out
 
 
-def add_foreign(model, key=("input", 1)):
-    """As IPAdapter_plus does it: a new object where the key is free, else `.add` on what is there."""
+def add_foreign(model, key=("input", 1), *, amount=0.05, sigma_start=1e9, sigma_end=0.0):
+    """As those packs do it: a new object where the key is free, else `.add` on what is there."""
     model = model.clone()
     there = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    settings = {"amount": amount, "sigma_start": sigma_start, "sigma_end": sigma_end}
     if key in there:
-        there[key].add(push, amount=0.05, sigma_start=1e9, sigma_end=0.0)
+        there[key].add(push, **settings)
     else:
-        model.set_model_attn2_replace(Foreign(push, amount=0.05, sigma_start=1e9, sigma_end=0.0), *key)
+        model.set_model_attn2_replace(Foreign(push, **settings), *key)
     return model
 
 
 def test_other_packs_before_and_after_give_the_same_sum(mini):
-    before = mini.sample(mini.apply(add_foreign(mini.model)))
-    ours = mini.apply()
-    after = mini.sample(add_foreign(ours))
-    alone = mini.sample(ours)
-    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
-    assert not torch.equal(after, alone)
+    middle = float(mini.model.get_model_object("model_sampling").percent_to_sigma(0.5))
+    for settings in ({}, {"sigma_end": middle}, {"sigma_start": middle}):
+        before = mini.sample(mini.apply(add_foreign(mini.model, **settings)))
+        ours = mini.apply()
+        after = mini.sample(add_foreign(ours, **settings))
+        torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(after, mini.sample(ours))
+
+
+def test_another_pack_around_ours_adds_what_it_adds_without_us(mini):
+    twice = mini.apply(add_foreign(add_foreign(mini.model), amount=0.1))
+    around = add_foreign(mini.apply(add_foreign(mini.model)), amount=0.1)
+    torch.testing.assert_close(mini.sample(around), mini.sample(twice), rtol=1e-4, atol=1e-4)
+
+
+def test_strength_zero_leaves_another_packs_picture_bit_for_bit(mini):
+    theirs = mini.sample(add_foreign(mini.model))
+    assert torch.equal(mini.sample(mini.apply(add_foreign(mini.model), strength=0.0)), theirs)
+    assert torch.equal(mini.sample(add_foreign(mini.apply(strength=0.0))), theirs)
 
 
 def test_an_adapter_of_another_width_is_refused(mini):
