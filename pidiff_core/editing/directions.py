@@ -13,6 +13,28 @@ from ..wplus import LEVELS, WPlus, WPlusSpace, levels
 
 
 @dataclass(frozen=True, eq=False)
+class Goal:
+    """Where a direction leads, for edits that are a place and not a distance: a coordinate along the direction.
+
+    The coordinate of codes (B, S, D) is that of their first style: (codes[:, 0] - mean) . measure, so that a person who
+    smiles already is moved less.
+
+    Args:
+        coordinate: what it is to become, in steps of the direction.
+        mean: (D,), the place whose coordinate is 0.
+        measure: (D,), the direction as a measure: adding one step to a code adds 1.
+    """
+
+    coordinate: float
+    mean: Tensor
+    measure: Tensor
+
+    def steps(self, codes: Tensor) -> Tensor:
+        """(B, S, D) -> (B, 1, 1): how many steps each person is away."""
+        return (self.coordinate - (codes[:, 0] - self.mean) @ self.measure)[:, None, None]
+
+
+@dataclass(frozen=True, eq=False)
 class Direction:
     """One way to change a person.
 
@@ -21,12 +43,14 @@ class Direction:
         vector: (S, D), or (1, D) for the same change in every style; a step of 1 along it is the author's unit.
         space: the W+ space that it was found in; None where nobody recorded it, then only the shape is checked.
         styles: the styles that it may touch, first and last + 1; None = all.
+        goal: where it leads, if it is no plain distance.
     """
 
     name: str
     vector: Tensor
     space: WPlusSpace | None = None
     styles: tuple[int, int] | None = None
+    goal: Goal | None = None
 
     def __post_init__(self) -> None:
         vector = self.vector.detach().float().cpu()
@@ -58,7 +82,9 @@ def style_mask(num_styles: int, chosen: Iterable[str]) -> Tensor:
 
 
 def apply_direction(wplus: WPlus, direction: Direction, *, amount: float, levels: Iterable[str] = LEVELS) -> WPlus:
-    """Move codes by `amount` steps along a direction, in the chosen levels only; amount 0 gives the same bits.
+    """Move codes along a direction, in the chosen levels only; amount 0 gives the same bits.
+
+    amount: in steps; for a direction with a goal, the part of the way to it (1 is the goal, 0.5 half of the way).
 
     Raises:
         PIDiffError: a direction of another space or shape.
@@ -75,7 +101,8 @@ def apply_direction(wplus: WPlus, direction: Direction, *, amount: float, levels
     if direction.styles is not None:
         first, end = direction.styles
         mask[:first], mask[end:] = 0.0, 0.0
-    moved = wplus.codes + amount * mask * vector
+    steps = amount if direction.goal is None else amount * direction.goal.steps(wplus.codes)
+    moved = wplus.codes + steps * mask * vector
     return wplus.with_codes(moved, source=f"{wplus.source} + {amount:g} {direction.name}")
 
 

@@ -95,8 +95,14 @@ def test_mixing_two_spaces_is_refused():
 
 
 def pca():
-    comp = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(0))
-    return {"mean": torch.zeros(1, 8), "comp": comp, "std": torch.tensor([3.0, 2.0, 1.0])}
+    random = torch.randn(9, 8, generator=torch.Generator().manual_seed(0))
+    comp = torch.linalg.qr(random[:8]).Q[:3, None]
+    return {"mean": random[8:], "comp": comp, "std": torch.tensor([3.0, 2.0, 0.5])}
+
+
+def coordinates(codes, component):
+    """Of every style, along a component of `pca`, in standard deviations."""
+    return (codes - pca()["mean"]) @ pca()["comp"][component, 0] / pca()["std"][component]
 
 
 class TestFiles:
@@ -117,15 +123,38 @@ class TestFiles:
         found = list(load_directions(tmp_path / "ffhq_pca.pt").values())
         torch.testing.assert_close(found[1].vector, pca()["comp"][1] * 2.0)
 
-    def test_a_table_names_edits_of_some_styles(self, tmp_path):
+    @pytest.fixture
+    def edits(self, tmp_path):
         torch.save(pca(), tmp_path / "ffhq_pca.pt")
         (tmp_path / "edits.csv").write_text("curly hair\t2\t3\t5\t-4\r\nsmile\t0\t0\t10\t1\r\n")
-        found = load_directions(tmp_path / "edits.csv")
-        assert list(found) == ["curly hair", "smile"]
-        change = apply_direction(person(), found["curly hair"], amount=0.5).codes - person().codes
-        expected = torch.zeros(1, 10, 8)
-        expected[:, 3:5] = -2.0 * pca()["comp"][2]
-        torch.testing.assert_close(change, expected)
+        return load_directions(tmp_path / "edits.csv")
+
+    def test_a_table_names_edits_of_some_styles(self, edits):
+        assert list(edits) == ["curly hair", "smile"]
+        change = apply_direction(person(2), edits["curly hair"], amount=1.0).codes - person(2).codes
+        assert [style for style in range(10) if change[:, style].any()] == [3, 4]
+
+    def test_an_edit_of_a_table_is_a_place_as_published(self, edits):
+        people = person(2)
+        edited = apply_direction(people, edits["smile"], amount=1.0).codes
+        torch.testing.assert_close(coordinates(edited[:, 0], 0), torch.ones(2))  # the table's strength
+        for other in (1, 2):
+            torch.testing.assert_close(coordinates(edited, other), coordinates(people.codes, other))
+        # encoder4editing's arithmetic: what the first style lacks is added to every style in the range.
+        lacking = -4 - coordinates(people.codes[:, 0], 2)
+        expected = people.codes.clone()
+        expected[:, 3:5] += (lacking[:, None] * pca()["comp"][2] * 0.5)[:, None]
+        torch.testing.assert_close(apply_direction(people, edits["curly hair"], amount=1.0).codes, expected)
+
+    def test_a_part_of_the_way_to_a_place(self, edits):
+        start = coordinates(person().codes[:, 0], 0)
+        for amount in (0.0, 0.5, -1.0):
+            edited = apply_direction(person(), edits["smile"], amount=amount).codes
+            torch.testing.assert_close(coordinates(edited[:, 0], 0), start + amount * (1 - start))
+        assert torch.equal(apply_direction(person(), edits["smile"], amount=0.0).codes, person().codes)
+        there = apply_direction(person(), edits["smile"], amount=1.0)
+        again = apply_direction(there, edits["smile"], amount=1.0)
+        torch.testing.assert_close(again.codes, there.codes)
 
     @pytest.mark.parametrize("row", ["curly\t9\t0\t1\t1", "curly\t0\t1", "curly 0 0 1 1", "curly\ta\t0\t1\t1"])
     def test_a_wrong_row_is_named(self, tmp_path, row):
@@ -133,6 +162,14 @@ class TestFiles:
         (tmp_path / "edits.csv").write_text(f"smile\t0\t0\t10\t1\n{row}\n")
         with pytest.raises(PIDiffError, match="Line 2"):
             load_directions(tmp_path / "edits.csv")
+
+    @pytest.mark.parametrize("missing", ["mean", "comp", "std"])
+    def test_components_that_are_not_whole_are_refused(self, tmp_path, missing):
+        torch.save({key: value for key, value in pca().items() if key != missing}, tmp_path / "ffhq_pca.pt")
+        (tmp_path / "edits.csv").write_text("smile\t0\t0\t10\t1\n")
+        for name in ("ffhq_pca.pt", "edits.csv"):
+            with pytest.raises(PIDiffError, match=r"ffhq_pca\.pt should hold.*mean, comp and std"):
+                load_directions(tmp_path / name)
 
     @pytest.mark.parametrize(
         "content", [[], ["a"], {"weight": torch.ones(1, 8)}, "text", torch.ones(1, 8, dtype=torch.int64)]
