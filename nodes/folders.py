@@ -11,6 +11,7 @@ import folder_paths
 from ..pidiff_core.errors import PIDiffError
 
 KEY = "pidiff"
+PUBLISHED_LINK = "https://github.com/csxmli2016/w-plus-adapter/releases/tag/v1"  # wplus_adapter.bin, e4e_ffhq_encode.pt
 _SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".npy", ".csv"}
 
 
@@ -39,10 +40,9 @@ def list_pidiff_files(suffixes: Sequence[str]) -> list[str]:
 
 def find_pidiff_file(name: str) -> str | None:
     """The path of a file in models/pidiff by its relative name, or its last part alone; None where it is not there."""
-    for listed in list_pidiff_files([Path(name).suffix.lower()]):
-        if name in (listed, Path(listed).name):
-            return folder_paths.get_full_path(KEY, listed)
-    return None
+    listed = list_pidiff_files([Path(name).suffix.lower()])
+    found = [entry for entry in listed if entry == name] or [entry for entry in listed if Path(entry).name == name]
+    return folder_paths.get_full_path(KEY, found[0]) if found else None
 
 
 def list_input_files(suffixes: Sequence[str]) -> list[str]:
@@ -74,16 +74,22 @@ def model_file(name: str, *, what: str) -> Path:
     """The path of a file in models/pidiff.
 
     Raises:
-        PIDiffError: it is not there, or it leads out of its folder.
+        PIDiffError: it is not there, it is a folder, or it leads out of its folder.
     """
+    folders = [Path(folder).resolve() for folder in pidiff_folders()]
     path = find_pidiff_file(name)
     if path is None:
+        searched = ", ".join(pidiff_folders()) or "no folder"
+        if any((folder / name).is_dir() and (folder / name).resolve().is_relative_to(folder) for folder in folders):
+            raise PIDiffError(f"The {what} '{name}' is a folder, not a file (in {searched}). Choose a file inside it.")
         raise PIDiffError(
-            f"The {what} '{name}' was not found (searched: {', '.join(pidiff_folders()) or 'no folder'}). Put it there "
-            "and refresh the page; the help page of LoadPIDiff lists every file with its link."
+            f"The {what} '{name}' was not found (searched: {searched}). Put it there and refresh the page. "
+            f"The published files are at {PUBLISHED_LINK}; the help page of LoadPIDiff lists every file with its link."
         )
-    roots = [Path(folder).resolve() for folder in pidiff_folders()]
     real = Path(path).resolve()
-    if not any(real.is_relative_to(root) for root in roots):
-        raise PIDiffError(f"{name} leads out of the folder models/pidiff, which is not allowed. Copy the file into it.")
+    if not any(real.is_relative_to(folder) for folder in folders):
+        raise PIDiffError(
+            f"The {what} '{name}' leads out of the folder models/pidiff, which is not allowed. Copy the file into it, "
+            "or name the folder that it lies in under 'pidiff' in extra_model_paths.yaml."
+        )
     return real

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.loading import load_pidiff
 from .folders import list_pidiff_files, model_file
+from .placement import PRECISIONS, place, precision_dtype
 from .wires import PidiffModel, schema
 
 NONE = "none"
@@ -42,6 +43,14 @@ class LoadPIDiff(io.ComfyNode):
                     options=[NONE, *files],
                     tooltip="The encoder: e4e_ffhq_encode.pt, or what `python -m pidiff_core.convert` made of it.",
                 ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="auto",
+                    optional=True,
+                    tooltip="In what the encoder and the generator run. auto: fp32 on a CPU, on a GPU the half "
+                    "precision that ComfyUI prefers there. fp16 and bf16 take half the memory.",
+                ),
             ],
             outputs=[PidiffModel.Output("pidiff_model", display_name="pidiff_model", tooltip="What was loaded.")],
         )
@@ -58,7 +67,7 @@ class LoadPIDiff(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, adapter: str, encoder: str) -> list[Any]:
+    def fingerprint_inputs(cls, adapter: str, encoder: str, **_others: Any) -> list[Any]:
         """Load again when a file has changed."""
         marks: list[Any] = []
         for name in (adapter, encoder):
@@ -68,10 +77,17 @@ class LoadPIDiff(io.ComfyNode):
         return marks
 
     @classmethod
-    def execute(cls, adapter: str, encoder: str) -> io.NodeOutput:
-        """See `pidiff_core.loading.load_pidiff`."""
+    def execute(cls, adapter: str, encoder: str, precision: str = "auto") -> io.NodeOutput:
+        """Quick: the weights of encoder and generator stay in their file until a node uses them."""
 
         def path(name: str, what: str) -> Path | None:
             return None if name == NONE else model_file(name, what=what)
 
-        return io.NodeOutput(load_pidiff(adapter=path(adapter, "adapter"), encoder=path(encoder, "encoder")))
+        return io.NodeOutput(
+            load_pidiff(
+                adapter=path(adapter, "adapter"),
+                encoder=path(encoder, "encoder"),
+                dtype=precision_dtype(precision),
+                place=place,
+            )
+        )

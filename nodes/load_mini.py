@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..pidiff_core.loading import share
 from ..pidiff_core.mini.bundle import load_base, load_identity
+from .placement import managed
 from .wires import PidiffModel, schema
 
 
@@ -41,6 +43,7 @@ class LoadMini(io.ComfyNode):
         from .mini_host import build_clip, build_model, build_vae
 
         tensors, config = load_base()
+        identity = share("mini", lambda: managed(load_identity()))
         return io.NodeOutput(
-            build_model(tensors, config), build_clip(tensors, config), build_vae(tensors, config), load_identity()
+            build_model(tensors, config), build_clip(tensors, config), build_vae(tensors, config), identity
         )
