@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -61,6 +63,37 @@ def test_five_different_people_have_no_outlier(reference_dir):
     joined = join_codes([load_codes(path, space=space, latent_avg=average) for path in files])
     assert find_outliers(joined).indices == ()
     assert mean_code(joined).codes.shape == (1, 18, 512)
+
+
+def photographed(*names, present=None):
+    """One code for each name; `present` as for a photo without a face."""
+    who = people(*range(len(names)))
+    origin = {"encoder": "mini", "photos": [{"picture_sha256": name} for name in names]}
+    return dataclasses.replace(who, origin=origin if present is None else {**origin, "present": present})
+
+
+def test_what_is_joined_averaged_or_walked_keeps_the_record_of_every_photo():
+    joined = join_codes([photographed("a"), photographed("b", "c")])
+    walk = interpolate(photographed("a"), photographed("b"), steps=2)
+    for wplus, hashes in ((joined, "abc"), (mean_code(joined, weights=[1, 1, 2]), "abc"), (walk, "ab")):
+        assert wplus.origin["encoder"] == "mini"
+        assert [photo["picture_sha256"] for photo in wplus.origin["photos"]] == list(hashes)
+    assert mean_code(joined, weights=[1, 1, 2]).origin["weights"] == [0.25, 0.25, 0.5]
+
+
+def test_photos_without_a_face_do_not_count():
+    joined = join_codes([people(5), photographed("a", "b", present=[False, True]), people(3, 3, 30)])
+    assert joined.present == (True, False, True, True, True, True)
+    mean = mean_code(joined)
+    torch.testing.assert_close(mean.codes, torch.full((1, 10, 8), (5 + 1 + 3 + 3 + 30) / 5))
+    assert mean.present == (True,)
+    assert mean.origin["weights"] == [0.2, 0, 0.2, 0.2, 0.2, 0.2]
+    found = find_outliers(joined)
+    assert found.indices == (5,)
+    assert found.report().splitlines()[1] == "photo 1: no face"
+    nobody = mean_code(photographed("a", "b", present=[False, False]))
+    assert nobody.present == (False,)
+    assert find_outliers(photographed("a", "b", present=[False, False])).indices == ()
 
 
 def test_a_walk_begins_and_ends_with_the_two_people():
