@@ -125,8 +125,10 @@ def _opened(path: Path, role: str, read: Callable[[Path], _T]) -> _T:
         real = path.resolve()
         status = real.stat()
         return share((role, real, status.st_size, status.st_mtime_ns), lambda: read(path))
-    except PIDiffError:
-        raise
+    except PIDiffError as error:
+        if path.name in str(error):
+            raise
+        raise PIDiffError(f"{path} does not hold what it should. {error}") from error
     except Exception as error:  # files come from strangers: no reader foresees all that a pickle can hold
         raise PIDiffError(
             f"{path} is no file that PIDiff can read ({type(error).__name__}). "
