@@ -25,7 +25,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 METADATA_KEY = "pidiff"
 _LISTED_KEYS = 8  # keys named in an error; the rest are counted
-_KEY_CHARACTERS = 80  # of a key named in an error
+_KEY_CHARACTERS, _LINE_CHARACTERS = 80, 120  # of a key, and of another library's message, in an error
 _BOMB_RATIO = 4  # a PyTorch archive is stored, not compressed: anything that unpacks to more than this is no checkpoint
 _BOMB_FLOOR = 64 << 20  # bytes that any file may unpack to: a small one may repeat a code for every style
 _MAX_OBJECTS, _MAX_DEPTH = 1_000_000, 32  # of a pickle; the largest published files have 2,000 objects, 5 deep
@@ -285,8 +285,8 @@ def _what_it_is(path: Path) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else ""
+    text = str(error).strip().partition("\n")[0]
+    return text if len(text) <= _LINE_CHARACTERS else text[:_LINE_CHARACTERS] + "..."
 
 
 def _some(keys: Iterable[Any]) -> str:

@@ -41,6 +41,11 @@ def from_published(content: Any, *, name: str) -> AdapterFile:
     """
     projection, branches = _parts(content, name)
     numbers = sorted({int(match[1]) for key in branches if (match := re.match(r"(\d+)\.", key))})
+    if not numbers:
+        keys = ", ".join(map(str, list(branches)[:3])) or "none"
+        raise PIDiffError(
+            f"{name} is an incomplete W+ Adapter: no key of its branches begins with a number ({keys} ...)."
+        )
     if numbers != list(range(1, 2 * len(SITES), 2)):
         raise PIDiffError(
             f"{name} is a W+ Adapter for another model than Stable Diffusion 1.5: it has {len(numbers)} sites "

@@ -149,7 +149,7 @@ def empty(path: Path, role: Role) -> None:
 
 REFUSED = r"Nothing in it was executed\. Use a file from"
 NONSENSE = {
-    "adapter": r"another model than Stable Diffusion 1\.5: it has 0 sites",
+    "adapter": r"is an incomplete W\+ Adapter: no key of its branches begins with a number \(other\.1",
     "encoder": r"should hold encoder\.\* and decoder\.\*, but there is also other|is no e4e encoder",
 }
 # kind: how the file is made, the sentence for each role (or for both), where it comes if not from LoadPIDiff
