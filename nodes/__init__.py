@@ -6,7 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import folders
 from .apply import ApplyIdentityAdapter
-from .codes import LoadCodes, SaveCodes
+from .codes import ListCodes, LoadCodes, SaveCodes
 from .encode import EncodeIdentity
 from .load import LoadPIDiff
 from .load_mini import LoadMini
@@ -25,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     PreviewCodes,
     SaveCodes,
     LoadCodes,
+    ListCodes,
     MeanCodes,
     WalkCodes,
 ]

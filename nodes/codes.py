@@ -1,13 +1,16 @@
-"""PIDiffSaveCodes and PIDiffLoadCodes: W+ codes as files."""
+"""PIDiffSaveCodes, PIDiffLoadCodes and PIDiffListCodes: W+ codes as files."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
+from ..pidiff_core.catalogue import describe_codes, listing
 from ..pidiff_core.codes import SUFFIXES, load_codes, save_codes
 from ..pidiff_core.errors import PIDiffError
 from .folders import input_file, list_input_files
@@ -106,3 +109,61 @@ class LoadCodes(io.ComfyNode):
         space, average = (pidiff_model.space, pidiff_model.latent_avg) if pidiff_model is not None else (None, None)
         codes = load_codes(input_file(file), space=space, latent_avg=average, are_offsets=kind == "offset")
         return io.NodeOutput(codes)
+
+
+class ListCodes(io.ComfyNode):
+    """The saved people, as a text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's permanent contract."""
+        return schema(
+            node_id="PIDiffListCodes",
+            display_name="PIDiff List Codes",
+            category="PIDiff",
+            description="Lists the saved people: name, W+ space, how many, what they were read from, when.",
+            search_aliases=["list faces", "saved identities"],
+            is_output_node=True,
+            inputs=[
+                io.String.Input(
+                    "pattern",
+                    default="",
+                    tooltip="Which files: a folder such as pidiff, or a pattern such as 'pidiff/anna*'. Empty: all.",
+                ),
+                PidiffModel.Input(
+                    "pidiff_model", optional=True, tooltip="Only the people whom this model understands."
+                ),
+            ],
+            outputs=[
+                io.String.Output("listing", display_name="listing", tooltip="A block of lines for each file."),
+                io.String.Output("names", display_name="names", tooltip="The files' names, one a line."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, pattern: str | None = "", **_others: Any) -> tuple[tuple[str, int, int], ...]:
+        """List again when a file has come, gone or changed."""
+        statuses = [(name, path.stat()) for name, path in _own_files(pattern or "")]
+        return tuple((name, status.st_mtime_ns, status.st_size) for name, status in statuses)
+
+    @classmethod
+    def execute(cls, pattern: str = "", pidiff_model: Any = None) -> io.NodeOutput:
+        """See `pidiff_core.catalogue`."""
+        described = (describe_codes(path, name=name) for name, path in _own_files(pattern))
+        files = [file for file in described if file is not None]
+        if pidiff_model is not None:
+            files = [file for file in files if file.space == pidiff_model.space]
+        text = listing(files) or "No saved people here."
+        return io.NodeOutput(text, "\n".join(file.name for file in files), ui=ui.PreviewText(text))
+
+
+def _own_files(pattern: str) -> list[tuple[str, Path]]:
+    """Files that PIDiffSaveCodes may have written: names as PIDiffLoadCodes takes them, and their paths."""
+    wanted = pattern.strip().rstrip("/")
+    found = []
+    for name in list_input_files((".safetensors",)):
+        plain = folder_paths.annotated_filepath(name)[0].strip()
+        if not wanted or fnmatchcase(plain, wanted) or plain.startswith(f"{wanted}/"):
+            with suppress(PIDiffError):  # a link that leads out of the folder
+                found.append((name, input_file(name)))
+    return found

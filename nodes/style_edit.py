@@ -32,7 +32,8 @@ class StyleEdit(io.ComfyNode):
                     "direction",
                     default="",
                     tooltip="The name of one of the model's directions, or of a direction file in models/pidiff "
-                    "(.npy, .pt, .pth; 'file.pth:3' for the fourth in a file). Empty: no direction.",
+                    "(.npy, .pt, .pth, .csv; 'file.pth:3' is its fourth, 'table.csv:name' an edit of a table). "
+                    "Empty: no direction.",
                 ),
                 io.Float.Input(
                     "amount",
@@ -40,7 +41,8 @@ class StyleEdit(io.ComfyNode):
                     min=-20.0,
                     max=20.0,
                     step=0.05,
-                    tooltip="How far along the direction; negative is the opposite, 0 changes nothing.",
+                    tooltip="How far along the direction; negative is the opposite, 0 changes nothing. An edit of a "
+                    "GANSpace table: 1 brings the person all the way to where the table says.",
                 ),
                 io.Boolean.Input("coarse", default=True, tooltip="Change the coarse styles: pose, shape of the head."),
                 io.Boolean.Input("medium", default=True, tooltip="Change the medium styles: features, hair style."),

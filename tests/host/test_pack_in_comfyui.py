@@ -16,6 +16,7 @@ NODES = (
     "PIDiffLoadMini",
     "PIDiffSaveCodes",
     "PIDiffLoadCodes",
+    "PIDiffListCodes",
     "PIDiffMeanCodes",
     "PIDiffWalkCodes",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ def nodes(comfy, pack):
         edit=pack.load("nodes.style_edit").StyleEdit,
         save=pack.load("nodes.codes").SaveCodes,
         load=pack.load("nodes.codes").LoadCodes,
+        list=pack.load("nodes.codes").ListCodes,
         mean=pack.load("nodes.people").MeanCodes,
         walk=pack.load("nodes.people").WalkCodes,
         folders=pack.load("nodes.folders"),
@@ -67,6 +69,7 @@ def wplus(nodes, model, photo_bhwc):
         ("preview", "PIDiffPreviewCodes"),
         ("save", "PIDiffSaveCodes"),
         ("load", "PIDiffLoadCodes"),
+        ("list", "PIDiffListCodes"),
         ("mean", "PIDiffMeanCodes"),
         ("walk", "PIDiffWalkCodes"),
     ],
@@ -137,6 +140,48 @@ def test_codes_are_saved_and_loaded(nodes, model, wplus):
     assert torch.equal(loaded.codes, wplus.codes)
     assert first == nodes.load.fingerprint_inputs(name, kind="absolute")
     assert nodes.save.execute(wplus, "people/anna").ui["pidiff_codes"][0]["filename"] != saved["filename"]
+
+
+def test_a_saved_file_says_where_the_person_came_from(nodes, model, wplus, photo_bhwc):
+    """Space, encoder, the photo's hash and the crop survive the way through the file, also that of a mean."""
+    mean, _ = nodes.mean.execute(wplus, more=wplus).result
+    for person, photos in ((wplus, 1), (mean, 2)):
+        saved = nodes.save.execute(person, "record/person").ui["pidiff_codes"][0]
+        loaded = nodes.load.execute(f"{saved['subfolder']}/{saved['filename']} [output]").result[0]
+        assert loaded.space == model.space
+        assert loaded.origin["encoder"] == "tiny"
+        assert len(loaded.origin["photos"]) == photos
+        for record in loaded.origin["photos"]:
+            assert len(record["picture_sha256"]) == 64
+            assert record["picture_size"] == [160, 120]
+            assert record["found_by"] == "landmarks"
+            assert torch.tensor(record["crop_to_picture"]).shape == (3, 3)
+    other = nodes.encode.execute(model, photo_bhwc + 0.1, "auto", 0, "error", landmarks=FIVE).result[0]
+    assert other.origin["photos"][0]["picture_sha256"] != wplus.origin["photos"][0]["picture_sha256"]
+
+
+def test_saved_people_are_listed(nodes, model, wplus, comfy):
+    before = nodes.list.fingerprint_inputs("listed")
+    assert nodes.list.execute("listed").result == ("No saved people here.", "")
+    nodes.save.execute(wplus, "listed/anna")
+    nodes.save.execute(wplus.with_codes(torch.cat([wplus.codes] * 3)), "listed/deeper/bert")
+    (comfy.base / "output" / "listed" / "latent.safetensors").write_bytes(b"not codes")
+    (comfy.base / "output" / "listed" / "link.safetensors").symlink_to(__file__)
+    shown = nodes.list.execute("listed", pidiff_model=model)
+    text, names = shown.result
+    assert names.splitlines() == [
+        "listed/anna_00001_.safetensors [output]",
+        "listed/deeper/bert_00001_.safetensors [output]",
+    ]
+    assert shown.ui.as_dict() == {"text": (text,)}
+    assert wplus.origin["photos"][0]["picture_sha256"][:12] in text
+    assert "3 people" in text
+    assert nodes.load.execute(names.splitlines()[0]).result[0].source in text
+    assert nodes.list.execute("*/bert*").result[1].splitlines() == names.splitlines()[1:]
+    assert set(names.splitlines()) <= set(nodes.list.execute("").result[1].splitlines())
+    assert nodes.list.fingerprint_inputs("listed") != before
+    stranger = dataclasses.replace(model, space=dataclasses.replace(model.space, name="other"))
+    assert nodes.list.execute("listed", pidiff_model=stranger).result[1] == ""
 
 
 def test_other_tools_codes_need_the_model(nodes, model, comfy):
