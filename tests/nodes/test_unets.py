@@ -1,0 +1,216 @@
+"""Every kind of Stable Diffusion UNet: where its sites are, and that an adapter acts at all of them, at any size, in
+any order of the halves, in any memory and in any type."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.nodes.small_unets import KINDS, Person, build, conditioning, cross_attentions, latents, sample, watch
+
+# The published layouts: how many sites, and how many layers some of the blocks have.
+LAYERS = {
+    "SD 1.5": (16, {"input.1": 1, "input.8": 1, "middle.0": 1, "output.3": 1, "output.11": 1}),
+    "SD 2.1 v": (16, {"input.1": 1, "input.8": 1, "middle.0": 1, "output.3": 1, "output.11": 1}),
+    "SDXL": (70, {"input.4": 2, "input.5": 2, "input.7": 10, "middle.0": 10, "output.0": 10, "output.5": 2}),
+    "SDXL refiner": (44, {"input.4": 4, "input.8": 4, "middle.0": 4, "output.3": 4, "output.8": 4}),
+    "SSD-1B": (34, {"input.4": 2, "input.8": 4, "middle.0": 0, "output.0": 4, "output.2": 10, "output.5": 1}),
+    "KOALA 700M": (21, {"input.3": 2, "input.5": 5, "middle.0": 0, "output.0": 5, "output.3": 2}),
+}
+LAYERS |= {"SD 1.5 inpainting": LAYERS["SD 1.5"], "SD 2 inpainting": LAYERS["SD 2.1 v"]}
+LAYERS |= {"SDXL inpainting": LAYERS["SDXL"]}
+
+no_middle = pytest.mark.xfail(strict=True, raises=TypeError, reason="unet_sites walks over a middle block that is None")
+each_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=no_middle) if kind == "KOALA 700M" else kind for kind in KINDS]
+)
+
+one_of_each = pytest.mark.parametrize("kind", ["SD 1.5 inpainting", "SD 2.1 v", "SDXL", "SDXL refiner"])
+
+
+@pytest.fixture(scope="module")
+def unet(comfy, pack):
+    """By kind: a model, an adapter for it, two prompts."""
+
+    @functools.cache
+    def make(kind: str) -> SimpleNamespace:
+        model = build(kind)
+        return SimpleNamespace(
+            model=model, person=Person(pack, model), positive=conditioning(model, 1), negative=conditioning(model, 2)
+        )
+
+    return make
+
+
+@each_kind
+def test_sites_and_widths_are_read_off_the_model(unet, kind):
+    small = unet(kind)
+    count, layers = LAYERS[kind]
+    modules = cross_attentions(small.model.model.diffusion_model)
+    assert len(modules) == count
+    for block, number in layers.items():
+        assert sum(name.rsplit(".", 1)[0] == block for name in modules) == number, block
+    assert set(small.person.found) == set(modules)
+    for name, attention in modules.items():
+        found = small.person.found[name]
+        assert found.spec == (name, attention.to_q.out_features, attention.heads)
+        assert found.context_width == small.positive[0][0].shape[-1]
+        assert found.spec.width // found.spec.heads == 64 or kind.startswith("SD 1.5")
+
+
+@each_kind
+@pytest.mark.parametrize("size", [(9, 13), (17, 8)])
+def test_an_adapter_made_from_the_models_sites_acts_at_all_of_them(unet, kind, size):
+    """Odd sizes: every level of the UNet rounds them its own way."""
+    small = unet(kind)
+    start = latents(*size)
+    plain = sample(small.model, small.positive, small.negative, start, steps=1)
+    with watch(small.model) as seen:
+        out = sample(small.person.on(small.model, strength=0.8), small.positive, small.negative, start, steps=1)
+    assert out.isfinite().all()
+    assert not torch.equal(out, plain)
+    assert set(seen.first()) == set(small.person.found)
+    for call in seen.calls:
+        expected = small.person.expected(call, small.positive, strength=0.8)
+        assert expected.abs().max() > 0.01
+        torch.testing.assert_close(call.added, expected, rtol=1e-4, atol=1e-5)
+    nothing = small.person.on(small.model, strength=0.0)
+    assert torch.equal(sample(nothing, small.positive, small.negative, start, steps=1), plain)
+
+
+@one_of_each
+def test_a_tile_of_the_picture_with_its_own_place_and_crop(unet, kind):
+    """A prompt for a part of the picture at odd offsets, with the sizes and crops that SDXL wants to know: a mask for
+    the rest of the picture leaves the tile bit for bit as it is, a mask for the tile is as good as none."""
+    small = unet(kind)
+    place = {"width": 512, "height": 768, "crop_w": 64, "crop_h": 8, "target_width": 832, "target_height": 576}
+    tile = conditioning(small.model, 1, area=(8, 7, 1, 6), strength=1.0, **place)
+    rest, here = torch.ones(1, 9 * 8, 13 * 8), torch.zeros(1, 9 * 8, 13 * 8)
+    rest[:, 8:, 48:], here[:, 8:, 48:] = 0, 1
+    start = latents(9, 13)
+    plain, outside, inside, free = (
+        sample(model, tile, small.negative, start, steps=1)
+        for model in (
+            small.model,
+            small.person.on(small.model, mask=rest),
+            small.person.on(small.model, mask=here),
+            small.person.on(small.model),
+        )
+    )
+    assert torch.equal(outside, plain)
+    torch.testing.assert_close(inside, free, rtol=1e-5, atol=1e-5 * free.std().item())
+    assert not torch.allclose(free, plain, rtol=1e-2)
+
+
+@one_of_each
+def test_a_host_short_of_memory_runs_the_halves_apart_to_the_same_end(unet, kind, monkeypatch):
+    small = unet(kind)
+    patched = small.person.on(small.model)
+    results = []
+    for evaluations in (1, 2):
+        with watch(small.model) as seen:
+            results.append(sample(patched, small.positive, small.negative, latents(9, 13, batch=2), steps=1))
+        assert seen.evaluations == evaluations
+        monkeypatch.setattr(type(small.model.model), "memory_required", lambda *_, **__: 1e18)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5 * results[0].std().item())
+
+
+def evaluate(model, halves, size=(9, 13), rows=2):
+    """One evaluation: chunk by chunk the same latents, each half with its own prompt (B, 4, h, w)."""
+    generator = torch.Generator().manual_seed(9)
+    config = model.model.model_config.unet_config
+    chunks = [torch.randn(rows, 4, *size, generator=generator)] * len(halves)
+    text = {half: torch.randn(1, 7, config["context_dim"], generator=generator) for half in (0, 1)}
+    extra = {}
+    if model.model.adm_channels:
+        extra["y"] = torch.randn(1, model.model.adm_channels, generator=generator).expand(rows * len(halves), -1)
+    if config["in_channels"] > 4:
+        concat = torch.randn(rows, config["in_channels"] - 4, *size, generator=generator)
+        extra["c_concat"] = concat.repeat(len(halves), 1, 1, 1)
+    sigmas = torch.full((rows,), 2.0)
+    options = {**model.model_options["transformer_options"], "cond_or_uncond": halves, "sigmas": sigmas}
+    with torch.no_grad():
+        return model.model.apply_model(
+            torch.cat(chunks), sigmas.repeat(len(halves)), transformer_options=options, **extra,
+            c_crossattn=torch.cat([text[half].expand(rows, -1, -1) for half in halves]),
+        )  # fmt: skip
+
+
+@one_of_each
+def test_the_halves_may_come_in_any_order(unet, kind):
+    small = unet(kind)
+    patched = small.person.on(small.model)
+    alone = {half: evaluate(patched, [half]) for half in (0, 1)}
+    torch.testing.assert_close(alone[1], evaluate(small.model, [1]), rtol=0, atol=0)
+    assert not torch.allclose(alone[0], evaluate(small.model, [0]), rtol=1e-2, atol=1e-2)
+    for halves in ([0, 1], [1, 0], [0, 1, 0], [1, 1, 0]):
+        joined = evaluate(patched, halves).chunk(len(halves))
+        for half, rows in zip(halves, joined):
+            torch.testing.assert_close(rows, alone[half], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["SD 1.5", "SD 1.5 inpainting", "SD 2.1 v", "SDXL", "SDXL inpainting"])
+@pytest.mark.parametrize("other", ["SD 1.5", "SD 2.1 v", "SDXL", "SDXL refiner", "SSD-1B"])
+def test_an_adapter_of_another_kind_is_refused_with_both_widths(unet, pack, kind, other):
+    """Inpainting models have their base's sites, and take its adapters. Where the context is as wide by chance, the
+    sites tell."""
+    theirs, ours = unet(other), unet(kind)
+    if other == kind.removesuffix(" inpainting"):
+        assert not torch.equal(*(evaluate(model, [0]) for model in (theirs.person.on(ours.model), ours.model)))
+        return
+    widths = [next(iter(small.person.found.values())).context_width for small in (theirs, ours)]
+    if widths[0] == widths[1]:  # SSD-1B is a part of SDXL
+        theirs, ours = ours, theirs
+        match = r"at site \S+ it expects \d+ channels in \d+ heads, the model has no such site"
+    else:
+        match = rf"its tokens are {widths[0]} wide, the model's context is {widths[1]} wide"
+    with pytest.raises(pack.load("pidiff_core.errors").PIDiffError, match=match):
+        theirs.person.on(ours.model)
+
+
+HALF, BRAIN, EIGHT, FULL = torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float32
+TYPES = {
+    "fp16": (HALF, None), "bf16": (BRAIN, None), "fp16 stored": (HALF, FULL), "bf16 stored": (BRAIN, FULL),
+    "fp8 stored, fp32": (EIGHT, FULL), "fp8 stored, bf16": (EIGHT, BRAIN), "fp8 stored, fp16": (EIGHT, HALF),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored"),
+    [
+        *(("SD 1.5", stored) for stored in TYPES),
+        ("SD 2.1 v", "fp16"),
+        ("SDXL", "bf16"),
+        ("SDXL refiner", "fp8 stored, bf16"),
+    ],
+)
+def test_types_of_weights_and_of_arithmetic(comfy, unet, kind, stored):
+    """Against fp32 with the very same weights. At every site the identity's contribution is off by no more than the
+    type's rounding of what it is added to; and in the prediction the identity costs no precision: the type's error is
+    as large with it as without."""
+    dtype, cast = TYPES[stored]
+    computed = cast or dtype
+    model, exact = build(kind, dtype=dtype, manual_cast=cast), build(kind)
+    for parameter in exact.model.diffusion_model.parameters():
+        parameter.data.copy_(parameter.to(dtype).float())
+    person = unet(kind).person
+    with watch(model) as seen:
+        drawn = evaluate(person.on(model), [1, 0])
+    plain = evaluate(model, [1, 0])
+    assert {call.output.dtype for call in seen.calls} == {computed}
+    positive = [[seen.calls[0].context[-1:], {}]]
+    for call in seen.calls:
+        error = (call.output.float() - call.text.float() - person.expected(call, positive)).abs().max()
+        assert error < 4 * torch.finfo(computed).eps * call.output.abs().max(), call.site
+
+    exactly_drawn, exactly_plain = evaluate(person.on(exact), [1, 0]), evaluate(exact, [1, 0])
+    (uncond, cond), (uncond_plain, _) = drawn.chunk(2), plain.chunk(2)
+    assert torch.equal(uncond, uncond_plain)
+    assert cond.isfinite().all()
+    error, own_error = ((a - b).square().mean().sqrt() for a, b in ((drawn, exactly_drawn), (plain, exactly_plain)))
+    effect = (exactly_drawn - exactly_plain).square().mean().sqrt()
+    assert error < 1.5 * own_error + 1e-5 * effect
+    assert error < effect / 2
