@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
@@ -162,12 +163,13 @@ def _probabilities(site: FoldedSite, source: Tensor, identity: int) -> Tensor | 
     if site.keys is None:
         return None
     source = source.to(site.keys.dtype)
-    # Pixels last throughout: a softmax along a last dimension of a few tokens is slow on CPUs.
+    # The softmax runs with the pixels last: along a last dimension of a few tokens it is slow on CPUs.
     if site.query == "host":
         scores = site.keys[identity] @ rearrange(source, "b n (h d) -> h d (b n)", h=site.keys.shape[1])
     else:
-        scores = site.keys[identity] @ rearrange(source, "b n c -> c (b n)")
-        scores = rearrange(scores, "(h t) pixels -> h t pixels", h=site.values.shape[1])
+        # Pixels times keys: the other way round, MKL's two threads take a quarter longer for the same product.
+        scores = F.linear(source, site.keys[identity])
+        scores = rearrange(scores, "b n (h t) -> h t (b n)", h=site.values.shape[1])
     return scores.softmax(dim=1).to(site.values.dtype)
 
 
