@@ -1,0 +1,103 @@
+"""What the hooks of one UNet evaluation do, from torch's profiler, and what they hold on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from bench_unet import CONTEXT_WIDTH, Hook, Hooks
+
+HOOK, TEXT = "identity hook", "text attention"
+# Each of these makes the host wait for a device.
+SYNCHRONISING = (
+    "aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero",
+    "cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaMemcpyAsync",
+)  # fmt: skip
+PRODUCTS = ("aten::linear", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm")
+
+
+def trace_hooks(run: Callable[..., Any], hooks: Hooks, *, path: Path | None = None) -> dict[str, int]:
+    """Profile `run(hooks, override=...)` and count what happens inside the hooks, the text's attention apart.
+
+    Args:
+        path: where to write the trace for chrome://tracing or perfetto.
+
+    Returns:
+        hooks: calls of hooks; synchronisations; conversions of type or device; resized maps; token_products: matrix
+        products over the tokens' width, as in projecting the identity's keys and values.
+    """
+
+    def marked(hook: Hook) -> Hook:
+        def call(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+            with record_function(HOOK):
+                return hook(q, k, v, extra_options)
+
+        return call
+
+    def text_attention(attention: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        with record_function(TEXT):
+            return attention(*args, **kwargs)
+
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=activities, record_shapes=True) as profiler:
+        run({key: marked(hook) for key, hook in hooks.items()}, override=text_attention)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(path))
+    events = list(profiler.events() or [])
+    inside = [event for event in events if _is_inside(event)]
+    return {
+        "hooks": sum(event.name == HOOK for event in events),
+        "synchronisations": sum(event.name in SYNCHRONISING for event in inside),
+        "conversions": sum(event.name == "aten::_to_copy" for event in inside),
+        "resized_maps": sum("upsample" in event.name for event in inside),
+        "token_products": sum(
+            event.name in PRODUCTS and any(CONTEXT_WIDTH in shape for shape in event.input_shapes) for event in inside
+        ),
+    }
+
+
+def _is_inside(event: Any) -> bool:
+    """Whether the nearest mark above an event is a hook's."""
+    parent = event.cpu_parent
+    while parent is not None and parent.name not in (HOOK, TEXT):
+        parent = parent.cpu_parent
+    return parent is not None and parent.name == HOOK
+
+
+def held_bytes(hooks: Hooks, device: torch.device) -> int:
+    """Bytes of all tensors on a device that can be reached from the hooks: weights, folded sites, masks, caches.
+
+    Whole storages count, once each, so that a small view of a large tensor is not taken for small.
+    """
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    todo: list[Any] = list(hooks.values())
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, (str, bytes, int, float, type(None))) or callable_code(thing):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            if thing.device.type == device.type:
+                storage = thing.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(thing, nn.Module):
+            todo += [*thing.parameters(), *thing.buffers()]
+        elif isinstance(thing, dict):
+            todo += thing.values()
+        elif isinstance(thing, (list, tuple, set, frozenset)):
+            todo += thing
+        else:
+            todo += getattr(thing, "__dict__", {}).values()
+    return sum(storages.values())
+
+
+def callable_code(thing: Any) -> bool:
+    """Functions, methods and classes: they hold code, not an identity."""
+    return isinstance(thing, type) or hasattr(thing, "__code__") or hasattr(thing, "__func__")

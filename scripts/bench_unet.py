@@ -1,0 +1,151 @@
+"""Stable Diffusion 1.5's UNet in a real ComfyUI, random; one evaluation of it, and a stopwatch for its hooks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Hook = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+Hooks = Mapping[Any, Hook]  # by ComfyUI's key of a cross-attention: (block, number)
+
+CONTEXT_WIDTH, TEXT_TOKENS = 768, 77
+SIGMA = 5.0
+
+
+def random_sd15(*, device: torch.device, dtype: torch.dtype, channels: int = 320) -> Any:
+    """ComfyUI's ModelPatcher around its own SD 1.5 UNet; fewer `channels` on the first level scale it down."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = comfy.supported_models.SD15(
+        {
+            "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": channels,
+            "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+            "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "transformer_depth_middle": 1,
+            "context_dim": CONTEXT_WIDTH, "num_heads": 8, "use_spatial_transformer": True, "legacy": False,
+            "use_linear_in_transformer": False, "adm_in_channels": None,
+        }
+    )  # fmt: skip
+    config.set_inference_dtype(dtype, None)
+    network = config.get_model({}, "", device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    for name, parameter in network.diffusion_model.named_parameters():
+        parameter.requires_grad_(False)
+        if parameter.ndim > 1:  # keeps a signal's size from layer to layer
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    model = comfy.model_patcher.ModelPatcher(network, load_device=device, offload_device=torch.device("cpu"))
+    comfy.model_management.load_models_gpu([model])
+    return model
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the UNet on a batch whose first half is conditional and whose second is not.
+
+    Args:
+        model: ComfyUI's ModelPatcher.
+        latents: (B, 4, h, w), B even.
+        context: the text (B, 77, 768).
+    """
+
+    model: Any
+    latents: Tensor
+    context: Tensor
+
+    @classmethod
+    def random(cls, model: Any, *, size_px: int, batch: int) -> Evaluation:
+        """Of pictures of size_px x size_px; float32 latents, as ComfyUI's samplers hold them."""
+        generator = torch.Generator().manual_seed(1)
+        side = size_px // 8
+        latents = torch.randn(batch, 4, side, side, generator=generator) * SIGMA
+        context = torch.randn(batch, TEXT_TOKENS, CONTEXT_WIDTH, generator=generator)
+        return cls(model, latents.to(model.load_device), context.to(model.load_device))
+
+    @torch.inference_mode()
+    def __call__(self, hooks: Hooks, *, override: Callable[..., Tensor] | None = None) -> Tensor:
+        """The denoised latents, with these hooks on the cross-attentions."""
+        sigma = torch.full((len(self.latents),), SIGMA, device=self.latents.device)
+        options = {"cond_or_uncond": [0, 1], "sigmas": sigma[: len(sigma) // 2]}
+        options["patches_replace"] = {"attn2": dict(hooks)}
+        if override is not None:
+            options["optimized_attention_override"] = override
+        return self.model.model.apply_model(self.latents, sigma, c_crossattn=self.context, transformer_options=options)
+
+
+class Stopwatch:
+    """Adds up the time that hooks take beyond the text's attention, which is timed inside the same call.
+
+    Args:
+        device: where it is a GPU, every reading of the clock waits for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.inside_s = 0.0
+        self._wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        self._text_s: float | None = None
+
+    def _now(self) -> float:
+        self._wait()
+        return time.perf_counter()
+
+    def around(self, hook: Hook) -> Hook:
+        """The same hook, timed."""
+
+        def timed(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+            self._text_s, began = 0.0, self._now()
+            out = hook(q, k, v, extra_options)
+            self.inside_s += self._now() - began - self._text_s
+            self._text_s = None
+            return out
+
+        return timed
+
+    def text_attention(self, attention: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """ComfyUI's `optimized_attention_override`: every attention that is called with the step's options."""
+        if self._text_s is None:  # outside our hooks: the self-attentions
+            return attention(*args, **kwargs)
+        began = self._now()
+        out = attention(*args, **kwargs)
+        self._text_s += self._now() - began
+        return out
+
+    def take(self) -> float:
+        """The seconds so far; starts again from 0."""
+        seconds, self.inside_s = self.inside_s, 0.0
+        return seconds
+
+
+class Replay:
+    """The inputs of every hook in one real evaluation, to call hooks again without the rest of the UNet."""
+
+    def __init__(self, evaluate: Evaluation, keys: list[Any], *, attention: Hook) -> None:
+        self._calls: list[tuple[Any, tuple[Tensor, Tensor, Tensor], dict[str, Any]]] = []
+
+        def recorder(key: Any) -> Hook:
+            def record(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+                self._calls.append((key, (q.clone(), k.clone(), v.clone()), dict(extra_options)))
+                return attention(q, k, v, extra_options)
+
+            return record
+
+        evaluate({key: recorder(key) for key in keys})
+
+    @torch.inference_mode()
+    def outputs(self, hooks: Hooks) -> dict[Any, Tensor]:
+        """What each hook returns."""
+        return {key: hooks[key](*qkv, dict(options)) for key, qkv, options in self._calls}
+
+    @torch.inference_mode()
+    def time(self, hooks: Hooks, watch: Stopwatch) -> float:
+        """Seconds inside all hooks of one evaluation."""
+        for key, qkv, options in self._calls:
+            watch.around(hooks[key])(*qkv, options | {"optimized_attention_override": watch.text_attention})
+        return watch.take()
