@@ -253,8 +253,9 @@ def test_a_chain_of_nodes_with_the_identity_anywhere_in_it(sd):
 )
 def test_the_identity_in_a_compiled_model(bench, backend, place):
     """TorchCompileModel traces, guards and breaks up our patch. Two backends of torch that generate no code, for speed:
-    "eager" stops after dynamo, and the picture is the same bit for bit; "aot_eager" goes through the functionalising
-    that "inductor", the node's own choice, starts from."""
+    "eager" stops after dynamo, "aot_eager" goes through the functionalising that "inductor", the node's own choice,
+    starts from. Compiled code may round otherwise, so that the picture is the same but for that; with strength 0 it is
+    the compiled model's own bit for bit."""
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
     def compiled(model: Any) -> Any:
@@ -269,6 +270,4 @@ def test_the_identity_in_a_compiled_model(bench, backend, place):
         alone = sd.draw(bare)
         assert torch.equal(sd.draw(sd.person.on(bare, strength=0.0)), alone)
         out = sd.draw(sd.person.on(bare))
-    torch.testing.assert_close(out, sd.with_person, rtol=1e-4, atol=1e-2)
-    if backend == "eager":
-        assert torch.equal(out, sd.with_person)
+    torch.testing.assert_close(out, sd.with_person, rtol=1e-4, atol=1e-4 * sd.with_person.std().item())
