@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pidiff_core.loading import share
-from ..pidiff_core.mini.bundle import load_base, load_identity
 from .placement import managed
 from .wires import PidiffModel, schema
 
@@ -40,6 +39,8 @@ class LoadMini(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         """See `pidiff_core.mini.bundle`."""
+        # Imported only now: the drawn world is half of the pack's modules, and ComfyUI's start should not wait for it.
+        from ..pidiff_core.mini.bundle import load_base, load_identity
         from .mini_host import build_clip, build_model, build_vae
 
         tensors, config = load_base()

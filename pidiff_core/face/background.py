@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from kornia.filters import filter2d_separable
 from torch import Tensor
 
 from ..errors import PIDiffError
@@ -47,6 +46,8 @@ def soften(mask_b1hw: Tensor) -> Tensor:
     check_shape(mask_b1hw, "B 1 H W", name="the mask")
     if min(mask_b1hw.shape[-2:]) < 5:
         return mask_b1hw
+    from kornia.filters import filter2d_separable  # takes 0.2 s to import, which ComfyUI's start should not
+
     taps = torch.tensor([[1.0, 4.0, 6.0, 4.0, 1.0]]).to(mask_b1hw) / 16.0  # OpenCV's Gaussian of 5 taps is the binomial
     return filter2d_separable(mask_b1hw, taps, taps, border_type="reflect")
 
