@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=20, help="sampling steps")
     parser.add_argument("--cfg", type=float, default=3.0, help="classifier-free guidance")
     parser.add_argument("--strength", type=float, default=1.0, help="of the identity")
+    parser.add_argument("--preset", default="portrait", help="of ApplyIdentityAdapter")
     parser.add_argument("--sheet", type=Path, default=None, help="also write references and pictures as one PNG")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | int]:
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | int | str]:
     import torch
 
     import comfy_host
@@ -68,7 +69,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | int]
     references = pictures[::SCENES]
     encoded = encode.execute(pidiff_model, references, detector="model", face_index=0, on_no_face="whole image")
     wplus = encoded.result[0]
-    applied = apply.execute(model=model, pidiff_model=pidiff_model, wplus=wplus, strength=options.strength).result[0]
+    settings = {"strength": options.strength, "preset": options.preset}
+    applied = apply.execute(model=model, pidiff_model=pidiff_model, wplus=wplus, **settings).result[0]
 
     def sample(patched: Any, prompt: str) -> torch.Tensor:
         conditions = [host_nodes.CLIPTextEncode().encode(clip, text)[0] for text in (prompt, "")]
@@ -83,6 +85,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | int]
     results = [jury.recognised(as_bchw(images), gallery) for images in with_identity]
     plain = [jury.recognised(as_bchw(images), gallery) for images in without]
     likenesses = [jury.likeness(as_bchw(images), gallery) for images in with_identity]
+    pairs = [(as_bchw(images), as_bchw(base)) for images, base in zip(with_identity, without)]
     if options.sheet is not None:
         write_sheet([references, *with_identity, *without], options.sheet)
 
@@ -100,6 +103,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | int]
         "judge_accuracy": mean([judged for judged, _ in fresh]),
         "colour_only_retrieval": mean([coloured for _, coloured in results]),
         "colour_only_accuracy": mean([coloured for _, coloured in fresh]),
+        "background_change": mean([jury.background_change(images, base) for images, base in pairs]),
+        "background_other_seed": mean([jury.background_change(base, base.roll(1, 0)) for _, base in pairs]),
+        "preset": options.preset,
         "seed": options.seed,
     }
 

@@ -39,14 +39,16 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     # the adapter as it was trained
     "portrait": Preset(),
-    # more of the person wherever features are drawn; the prompt loses a little
-    "likeness first": Preset(1.15, 1.15, 1.15, 1.4, 1.4),
+    # more of the person everywhere, of the features most; the background loses a little
+    "likeness first": Preset(1.4, 1.4, 1.4, 1.4, 1.4, levels={"medium": 1.3}),
     # the prompt sets the scene alone, then the person comes in, and weaker
-    "prompt first": Preset(0.6, 0.6, 0.6, 0.8, 0.8, start_percent=0.1),
-    # colours and texture without the shape of the head: the fine styles, where detail is drawn
-    "style transfer": Preset(0.0, 0.0, 0.0, 0.5, 1.0, levels={"coarse": 0.0, "medium": 0.25, "fine": 1.25}),
+    "prompt first": Preset(0.5, 0.5, 0.5, 0.65, 0.65, start_percent=0.2),
+    # colours and texture without the shape of the head: the fine styles, where detail is drawn, on a head that is there
+    "style transfer": Preset(
+        0.0, 0.0, 0.0, 0.5, 1.0, levels={"coarse": 0.0, "medium": 0.0, "fine": 1.5}, start_percent=0.3
+    ),
     # layout, pose and framing of the picture without the identity: nothing deep, nothing while they are decided
-    "composition kept": Preset(1.0, 0.0, 0.0, 0.5, 1.2, start_percent=0.2),
+    "composition kept": Preset(1.0, 0.0, 0.0, 0.5, 1.2, start_percent=0.3),
     # the published default: no identity in the first fifth of the steps
     "W+ Adapter": Preset(start_percent=0.2),
 }

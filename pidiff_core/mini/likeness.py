@@ -12,6 +12,8 @@ from ..face.landmarks import landmarks_in_crop
 from .detector import DrawnFaceDetector
 from .judge import Judge, colour_similarity, colour_vectors, judged_crops, similarity
 
+_HEAD_REACH = 2.4  # distances of the eyes from the middle of the five points
+
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
@@ -29,16 +31,20 @@ class Jury:
         self.judge, self.detector = judge, detector
 
     @torch.no_grad()
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, H, H) in [-1, 1] -> the judge's vectors (B, 64) and mean colours (B, 9)."""
+    def find(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, H) in [-1, 1] -> the five points of each one's face (B, 5, 2) in pixels."""
         small = F.interpolate(images, (64, 64), mode="bilinear", antialias=True, align_corners=False)
         _, points = self.detector(small)
         side = images.shape[-1]
         points = points * side - 0.5
         # Noise has no face: points that collapse are replaced by those of a portrait that fills the picture.
         collapsed = (points[:, 1] - points[:, 0]).norm(dim=-1) < 0.05 * side
-        points = torch.where(collapsed[:, None, None], landmarks_in_crop(side), points)
-        crops = judged_crops(images, points)
+        return torch.where(collapsed[:, None, None], landmarks_in_crop(side), points)
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, H) in [-1, 1] -> the judge's vectors (B, 64) and mean colours (B, 9)."""
+        crops = judged_crops(images, self.find(images))
         return self.judge(crops), colour_vectors(crops)
 
     def gallery(self, renders: Tensor) -> Gallery:
@@ -60,6 +66,20 @@ class Jury:
         """(n,): mean cosine of picture i to each render of person i."""
         vectors, _ = self.look(images)
         return torch.einsum("nv,nkv->nk", vectors, gallery.renders).mean(dim=1)
+
+    def background_change(self, images: Tensor, others: Tensor) -> Tensor:
+        """(B,): mean absolute difference in [0, 1] of two pictures (B, 3, H, H), outside the heads of both."""
+        outside = ~(head_discs(self.find(images), images.shape[-1]) | head_discs(self.find(others), images.shape[-1]))
+        difference = (images - others).abs().mean(dim=1) / 2 * outside
+        return difference.sum(dim=(1, 2)) / outside.sum(dim=(1, 2)).clamp_min(1)
+
+
+def head_discs(points: Tensor, side_px: int) -> Tensor:
+    """Five points (B, 5, 2) in pixels -> booleans (B, H, H): a disc that holds the head, its hair and its beard."""
+    middle, reach = points.mean(dim=1), _HEAD_REACH * (points[:, 1] - points[:, 0]).norm(dim=-1)
+    y, x = torch.meshgrid(torch.arange(side_px), torch.arange(side_px), indexing="ij")
+    distance = (torch.stack([x, y], dim=-1)[None] - middle[:, None, None]).norm(dim=-1)
+    return distance <= reach[:, None, None]
 
 
 def ceiling(gallery: Gallery) -> float:
