@@ -1,9 +1,11 @@
 """One photo in, pictures of the person out of a real ComfyUI.
 
     python scripts/demo.py [--photo P] [--prompt T] [--seed N] [--out DIR] [--comfyui PATH]
+    python scripts/demo.py --checkpoint SD15 --adapter FILE --encoder FILE [--size PX] [--steps N] ...
 
-Starts ComfyUI with this pack, queues the shipped workflow workflows/api/pidiff_mini.json for four prompts with the
-identity and for the same prompts and seeds without it, and writes the pictures and one contact sheet.
+Starts ComfyUI with this pack, queues a shipped workflow for four prompts with the identity and for the same prompts and
+seeds without it, and writes the pictures and one contact sheet. The workflow is workflows/api/pidiff_mini.json with the
+embedded models, or workflows/api/pidiff_sd15.json with your own weights.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import argparse
 import copy
 import io
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import environment
+from own_weights import OwnWeights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,13 +29,20 @@ if TYPE_CHECKING:
     from comfy_host import ComfyServer
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKFLOW = ROOT / "workflows" / "api" / "pidiff_mini.json"
+WORKFLOWS = ROOT / "workflows" / "api"
 PROMPTS = (
     "a photo of a person in the forest wearing a red shirt, smiling",
     "a photo of a person at the beach wearing a yellow shirt",
     "a painting of a person in the city wearing a blue shirt",
     "a photo of a person in space wearing a white shirt, surprised",
 )
+PHOTO_PROMPTS = (
+    "a photo of a person in a forest, wearing a red shirt, smiling, natural light",
+    "a close-up portrait photo of a person at the beach, evening sun, 85 mm",
+    "an oil painting of a person in a busy city street",
+    "a photo of a person in a white space suit, helmet off, a rocket behind",
+)
+MINI_FOOTER = "PIDiff mini: small models of drawn people, shipped with the pack"
 
 
 def main() -> int:
@@ -41,6 +52,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first of four seeds in a row (default: 1)")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "demo", help="where to write the pictures")
     parser.add_argument("--comfyui", type=Path, help="your own ComfyUI (or COMFYUI_PATH); default: a prepared one")
+    own = parser.add_argument_group("your own weights, all three together")
+    own.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 1.5 checkpoint")
+    own.add_argument("--adapter", type=Path, help="wplus_adapter.bin, or a PIDiff adapter for Stable Diffusion 1.5")
+    own.add_argument("--encoder", type=Path, help="e4e_ffhq_encode.pt, or what pidiff_core.convert made of it")
+    own.add_argument("--size", type=int, help="width and height in pixels (default: 512)")
+    own.add_argument("--steps", type=int, help="sampling steps (default: the workflow's)")
     options = parser.parse_args()
     environment.ensure(__file__)
     import comfy_host
@@ -48,6 +65,13 @@ def main() -> int:
 
     if options.photo is not None and not options.photo.is_file():
         environment.stop(f"there is no file {options.photo}; give --photo a picture file with one face.")
+    weights = OwnWeights.from_options(checkpoint=options.checkpoint, adapter=options.adapter, encoder=options.encoder)
+    if weights is None and options.size is not None:
+        environment.stop("--size goes with your own weights: the embedded model draws pictures of 128 px.")
+    if options.size is not None and (options.size < 64 or options.size % 8):
+        environment.stop(f"--size {options.size}: Stable Diffusion draws multiples of 8 px, from 64 px up.")
+    if options.steps is not None and options.steps < 1:
+        environment.stop(f"--steps {options.steps}: at least one step is needed.")
     began = time.monotonic()
     out: Path = options.out.expanduser().resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -55,9 +79,16 @@ def main() -> int:
     try:
         host = comfy_host.resolve(options.comfyui)
         environment.say(f"starting ComfyUI {host.name}")
-        with comfy_host.ComfyServer(host, cpu=not _has_gpu()) as server:
-            environment.say(f"ready after {time.monotonic() - began:.0f} s; photo: {photo}")
-            sheet = draw(server, photo, _prompts(options.prompt), seed=options.seed, out=out)
+        graph = graph_for(weights, size=options.size, steps=options.steps)
+        prompts = _prompts(options.prompt, PROMPTS if weights is None else PHOTO_PROMPTS)
+        footer = MINI_FOOTER if weights is None else str(weights)
+        with tempfile.TemporaryDirectory(prefix="pidiff-demo-") as folder:
+            arguments = weights.arguments(Path(folder)) if weights is not None else ()
+            with comfy_host.ComfyServer(host, cpu=not _has_gpu(), arguments=arguments) as server:
+                environment.say(f"ready after {time.monotonic() - began:.0f} s; photo: {photo}")
+                if weights is not None and not _has_gpu():
+                    environment.say("no GPU: each picture takes minutes; --size 256 and --steps 12 are quicker")
+                sheet = draw(server, photo, prompts, seed=options.seed, out=out, graph=graph, footer=footer)
     except WorkflowError as error:
         environment.stop(f"ComfyUI reports: {error}")
     except (comfy_host.HostError, OSError) as error:  # OSError: connections and time-outs among others
@@ -66,41 +97,78 @@ def main() -> int:
     return 0
 
 
-def draw(server: ComfyServer, photo: Path, prompts: list[str], *, seed: int, out: Path) -> Path:
-    """Draw every prompt with and without the identity, write all the pictures, return the contact sheet's path."""
+def graph_for(weights: OwnWeights | None, *, size: int | None = None, steps: int | None = None) -> Workflow:
+    """The shipped workflow, with the user's own weights where there are any.
+
+    Args:
+        weights: or None for the embedded models.
+        size, steps: width and height in px, and sampling steps, where they are not to be the workflow's own.
+    """
+    name = "pidiff_mini" if weights is None else "pidiff_sd15"
+    graph: Workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    if size is not None:
+        graph[_node(graph, "EmptyLatentImage")]["inputs"] |= {"width": size, "height": size}
+    if steps is not None:
+        graph[_node(graph, "KSampler")]["inputs"]["steps"] = steps
+    return graph if weights is None else weights.into(graph)
+
+
+def draw(
+    server: ComfyServer,
+    photo: Path,
+    prompts: list[str],
+    *,
+    seed: int,
+    out: Path,
+    graph: Workflow | None = None,
+    footer: str = MINI_FOOTER,
+) -> Path:
+    """Draw every prompt with and without the identity, write all the pictures, return the contact sheet's path.
+
+    Args:
+        server: a running ComfyUI that has the weights which the graph names.
+        photo: the person.
+        prompts: what to draw.
+        seed: of the first prompt; the next has the next.
+        out: where to write.
+        graph: what to queue; default the embedded models' workflow.
+        footer: the models' names, for the contact sheet.
+    """
     from PIL import Image, ImageOps
 
     from contact_sheet import Column, contact_sheet
 
-    workflow = json.loads(WORKFLOW.read_text())
+    workflow = copy.deepcopy(graph or graph_for(None))
     workflow[_node(workflow, "LoadImage")]["inputs"]["image"] = server.upload_image(photo)
     crop_node = _node(workflow, "PreviewImage", title="Aligned crop")
     portrait_node = _node(workflow, "PreviewImage", title="The codes")
     output_node = _node(workflow, "SaveImage")
-    columns: list[Column] = []
+    pictures: dict[str, list[Image.Image]] = {"with": [], "without": []}
     person: list[tuple[str, Image.Image]] = []
-    for number, prompt in enumerate(prompts):
-        pictures = []
-        for kind in ("with", "without"):
+    # All with the identity first: ComfyUI keeps what the last workflow used, so the person is read once.
+    for kind, drawn in pictures.items():
+        for number, prompt in enumerate(prompts):
             job = with_prompt(workflow, prompt, seed + number)
             result = server.run(job if kind == "with" else without_identity(job))
-            picture = _fetch(server, result, output_node)
+            drawn.append(_fetch(server, result, output_node))
             path = out / f"{number + 1}_{kind}_identity_seed{seed + number}.png"
-            picture.save(path)
-            pictures.append(picture)
+            drawn[-1].save(path)
             environment.say(f"{path}")
             if not person:
                 with Image.open(photo) as opened:
                     person.append(("the photo", ImageOps.exif_transpose(opened).convert("RGB")))
                 person.append(("aligned crop", _fetch(server, result, crop_node)))
                 person.append(("its codes, decoded", _fetch(server, result, portrait_node)))
-        columns.append(Column(prompt, seed + number, pictures[0], pictures[1]))
     for name, (_, image) in zip(("aligned_crop.png", "codes_portrait.png"), person[1:]):
         image.save(out / name)
         environment.say(f"{out / name}")
+    columns = [
+        Column(prompt, seed + number, pictures["with"][number], pictures["without"][number])
+        for number, prompt in enumerate(prompts)
+    ]
     path = out / "contact_sheet.png"
-    footer = f"{photo.name}   ·   PIDiff mini: small models of drawn people, shipped with the pack   ·   ComfyUI"
-    contact_sheet(person, columns, footer=footer).save(path)
+    sheet = contact_sheet(person, columns, footer=f"{photo.name}   ·   {footer}   ·   ComfyUI")
+    sheet.save(path)
     return path
 
 
@@ -143,8 +211,8 @@ def _fetch(server: ComfyServer, result: Result, node_id: str) -> Image.Image:
     return Image.open(io.BytesIO(server.fetch_image(result.images(node_id)[0]))).convert("RGB")
 
 
-def _prompts(prompt: str | None) -> list[str]:
-    return [prompt] * len(PROMPTS) if prompt else list(PROMPTS)
+def _prompts(prompt: str | None, default: tuple[str, ...]) -> list[str]:
+    return [prompt] * len(default) if prompt else list(default)
 
 
 def _default_photo(out: Path) -> Path:

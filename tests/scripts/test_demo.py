@@ -32,6 +32,29 @@ def test_a_photo_in_pictures_and_a_contact_sheet_out(root, tmp_path):
         assert np.abs(pictures[0] - pictures[1]).mean() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--adapter", "a.bin"], "--checkpoint and --encoder are missing"),
+        (["--adapter", "a.bin", "--encoder", "e.pt"], "--checkpoint is missing"),
+        (["--checkpoint", "gone.ckpt", "--adapter", "a.bin", "--encoder", "e.pt"], "there is no file gone.ckpt, which"),
+        (["--checkpoint", "a.bin", "--adapter", "a.bin", "--encoder", "other/a.bin"], "are both called a.bin"),
+        (["--size", "512"], "the embedded model draws pictures of 128 px"),
+        (["--checkpoint", "a.bin", "--adapter", "a.bin", "--encoder", "e.pt", "--size", "100"], "multiples of 8 px"),
+        (["--steps", "0"], "at least one step"),
+    ],
+)
+def test_options_that_do_not_make_sense_are_said_plainly(root, tmp_path, arguments, sentence):
+    (tmp_path / "other").mkdir()
+    for name in ("a.bin", "e.pt", "other/a.bin"):
+        (tmp_path / name).touch()
+    command = [sys.executable, str(root / "scripts" / "demo.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert sentence in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_a_photo_that_is_not_there_is_said_plainly(root, tmp_path):
     done = run_demo(root, "--photo", tmp_path / "nobody.png", "--out", tmp_path)
     assert done.returncode == 1
