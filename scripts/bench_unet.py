@@ -124,14 +124,18 @@ class Stopwatch:
 
 
 class Replay:
-    """The inputs of every hook in one real evaluation, to call hooks again without the rest of the UNet."""
+    """The inputs of every hook in one real evaluation, to call hooks again without the rest of the UNet.
+
+    Attributes:
+        calls: (key, (q, k, v), extra_options) of each, in order.
+    """
 
     def __init__(self, evaluate: Evaluation, keys: list[Any], *, attention: Hook) -> None:
-        self._calls: list[tuple[Any, tuple[Tensor, Tensor, Tensor], dict[str, Any]]] = []
+        self.calls: list[tuple[Any, tuple[Tensor, Tensor, Tensor], dict[str, Any]]] = []
 
         def recorder(key: Any) -> Hook:
             def record(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-                self._calls.append((key, (q.clone(), k.clone(), v.clone()), dict(extra_options)))
+                self.calls.append((key, (q.clone(), k.clone(), v.clone()), dict(extra_options)))
                 return attention(q, k, v, extra_options)
 
             return record
@@ -141,11 +145,11 @@ class Replay:
     @torch.inference_mode()
     def outputs(self, hooks: Hooks) -> dict[Any, Tensor]:
         """What each hook returns."""
-        return {key: hooks[key](*qkv, dict(options)) for key, qkv, options in self._calls}
+        return {key: hooks[key](*qkv, dict(options)) for key, qkv, options in self.calls}
 
     @torch.inference_mode()
     def time(self, hooks: Hooks, watch: Stopwatch) -> float:
         """Seconds inside all hooks of one evaluation."""
-        for key, qkv, options in self._calls:
+        for key, qkv, options in self.calls:
             watch.around(hooks[key])(*qkv, options | {"optimized_attention_override": watch.text_attention})
         return watch.take()

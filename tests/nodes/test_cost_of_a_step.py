@@ -1,0 +1,117 @@
+"""What does nothing costs nothing, and what runs in a step is friendly to compilers: counted, not timed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import bench_adapter
+from bench_trace import trace_hooks
+from bench_unet import Evaluation, Replay, random_sd15
+
+SITES = 16
+
+
+@pytest.fixture(scope="module")
+def unet(comfy, pack):
+    """A narrow SD 1.5 in ComfyUI, one evaluation of it, and Apply."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    from bench_peers import EmptyHook
+
+    model = random_sd15(device=torch.device("cpu"), dtype=torch.float32, channels=32)
+    patching = pack.load("nodes.patching")
+    torch.manual_seed(0)
+    adapter = bench_adapter.random_adapter(pack, model)
+    wplus = bench_adapter.random_codes(pack.load("pidiff_core.wplus"), styles=18)
+
+    def hooks(*, mask=None, **options):
+        options = patching.ApplyOptions(**options)
+        patched = patching.apply_identity(model, adapter, wplus, options=options, mask_bhw=mask)
+        return patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+
+    evaluate = Evaluation.random(model, size_px=64, batch=2)
+    keys = list(hooks())
+    empty = EmptyHook(optimized_attention)
+    replay = Replay(evaluate, keys, attention=empty)
+    names = [spec.name for spec in adapter.config.sites]
+    return SimpleNamespace(model=model, hooks=hooks, evaluate=evaluate, empty=empty, replay=replay, names=names)
+
+
+def products(hook, *inputs):
+    """How many matrix products a hook computes."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        hook(*inputs)
+    return sum(event.name in ("aten::mm", "aten::bmm", "aten::addmm", "aten::addmm_") for event in profiler.events())
+
+
+def test_sites_of_factor_zero_carry_no_patch(unet):
+    off = unet.names[::2]
+    left = unet.hooks(sites=dict.fromkeys(off, 0.0))
+    assert len(unet.hooks()) == SITES
+    assert {patch.name for patch in left.values()} == set(unet.names) - set(off)
+    assert unet.hooks(sites=dict.fromkeys(unet.names, 0.0)) == {}
+
+
+NO_LEVEL = {"coarse": 0.0, "medium": 0.0, "fine": 0.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"strength": 0.0}, {"levels": NO_LEVEL}, {"start_percent": 0.5, "end_percent": 0.5}],
+    ids=["strength", "levels", "range"],
+)
+def test_an_identity_that_does_nothing_is_not_there(unet, options):
+    assert unet.hooks(**options) == {}
+
+
+def test_the_unconditional_half_and_steps_outside_the_range_compute_nothing(unet):
+    hooks = unet.hooks(end_percent=0.5)
+    sampling = unet.model.get_model_object("model_sampling")
+    late, early = (float(sampling.percent_to_sigma(percent)) for percent in (0.9, 0.1))
+    key, (q, k, v), options = unet.replay.calls[0]
+    for changes, acts in (
+        ({"cond_or_uncond": [0, 0]}, True),
+        ({"cond_or_uncond": [1, 1]}, False),
+        ({"sigmas": torch.tensor([early])}, True),
+        ({"sigmas": torch.tensor([late])}, False),
+    ):
+        step = options | {"sigmas": torch.tensor([early])} | changes
+        plain, ours = (products(hook, q, k, v, step) for hook in (unet.empty, hooks[key]))
+        assert (ours > plain) == acts, changes
+        assert torch.equal(hooks[key](q, k, v, step), unet.empty(q, k, v, step)) != acts
+
+
+def test_masks_are_resized_once_and_not_in_every_step(unet):
+    mask = torch.zeros(1, 64, 64)
+    mask[..., :32] = 1.0
+    hooks = unet.hooks(mask=mask)
+    first, second = (trace_hooks(unet.evaluate, hooks) for _ in range(2))
+    assert first["resized_maps"] == 4  # one a resolution, not one a site
+    assert second["resized_maps"] == second["conversions"] == second["synchronisations"] == 0
+
+
+@pytest.mark.parametrize("kind", ["host", "text"])
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_the_branch_is_one_graph_without_breaks(pack, kind, masked):
+    folding = pack.load("pidiff_core.adapter.folding")
+    torch.manual_seed(0)
+    heads, width, tokens, pixels = 4, 32, 5, 24
+    keys = (
+        torch.randn(1, heads, tokens + 1, width // heads) if kind == "host" else torch.randn(1, heads * tokens, width)
+    )
+    site = folding.FoldedSite(kind, kind == "host", keys, torch.randn(1, heads, tokens, width // heads))
+    q, text = torch.randn(2, pixels, width), torch.randn(2, pixels, width)
+    mask = torch.rand(1, pixels) if masked else None
+
+    def branch(q, text):
+        out = text.clone()
+        folding.add_attended(out, site, attended=folding.attend(site, host_query=q, text_output=text), mask=mask)
+        return out
+
+    torch.compiler.reset()
+    compiled = torch.compile(branch, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q, text), branch(q, text), rtol=1e-5, atol=1e-5)
