@@ -17,6 +17,7 @@ NODES = (
     "PIDiffSaveCodes",
     "PIDiffLoadCodes",
     "PIDiffListCodes",
+    "PIDiffLocalise",
     "PIDiffMeanCodes",
     "PIDiffWalkCodes",
 )
