@@ -165,7 +165,7 @@ def _probabilities(site: FoldedSite, source: Tensor, identity: int) -> Tensor | 
     source = source.to(site.keys.dtype)
     # The softmax runs with the pixels last: along a last dimension of a few tokens it is slow on CPUs.
     if site.query == "host":
-        scores = site.keys[identity] @ rearrange(source, "b n (h d) -> h d (b n)", h=site.keys.shape[1])
+        scores = torch.bmm(site.keys[identity], rearrange(source, "b n (h d) -> h d (b n)", h=site.keys.shape[1]))
     else:
         # Pixels times keys: the other way round, MKL's two threads take a quarter longer for the same product.
         scores = F.linear(source, site.keys[identity])
