@@ -7,8 +7,7 @@ identities, and wraps whatever else, that are on the site already, so that sever
 from __future__ import annotations
 
 import copy
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +22,9 @@ from ..pidiff_core.adapter.sites import Site, SiteSpec
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.shapes import check_shape
 from ..pidiff_core.wplus import WPlus
-from .site_patch import NOTES_KEY, WHOLE, CondNote, Identity, SitePatch
-from .watch import WATCH_KEY, Watch, identities_in
+from .evaluation import note_conds, note_evaluation
+from .site_patch import Identity, SitePatch
+from .watch import identities_in, replacements_in
 
 KEY = "pidiff"  # our name among the host's callbacks and wrappers
 
@@ -119,7 +119,7 @@ def unet_sites(model: ModelPatcher) -> dict[str, FoundSite]:
     unet = model.get_model_object("diffusion_model")
     blocks = [("input", getattr(unet, "input_blocks", [])), ("output", getattr(unet, "output_blocks", []))]
     entries = [(block, number, entry) for block, part in blocks for number, entry in enumerate(part)]
-    if hasattr(unet, "middle_block"):
+    if getattr(unet, "middle_block", None) is not None:  # KOALA has none
         entries.append(("middle", 0, unet.middle_block))
     found = {}
     for block, number, entry in entries:
@@ -191,19 +191,16 @@ def _put(model: ModelPatcher, site: Site, found: FoundSite, identity: Identity) 
 
 
 def _replacements(model: ModelPatcher) -> dict[tuple[Any, ...], Any]:
-    return _replacements_in(model.model_options)
-
-
-def _replacements_in(model_options: Mapping[str, Any]) -> dict[tuple[Any, ...], Any]:
-    return model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn2", {})
+    return replacements_in(model.model_options["transformer_options"])
 
 
 def _watch(model: ModelPatcher) -> None:
-    """Ask the host to tell us of clones and of the sampler's start; once a model."""
+    """Ask the host to tell us of clones, of the sampler's start and of every evaluation; once a model."""
     if not model.get_callbacks(CallbacksMP.ON_CLONE, KEY):
         model.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, renew)
     if not model.get_wrappers(WrappersMP.SAMPLER_SAMPLE, KEY):
         model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, note_conds)
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, note_evaluation)
 
 
 def renew(_: ModelPatcher, clone: ModelPatcher) -> None:
@@ -211,32 +208,3 @@ def renew(_: ModelPatcher, clone: ModelPatcher) -> None:
     for (block, number, *index), patch in list(_replacements(clone).items()):
         if isinstance(patch, SitePatch):
             clone.set_model_attn2_replace(copy.deepcopy(patch), block, number, *index)
-
-
-def note_conds(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any, **named: Any) -> Any:
-    """Before the sampler runs, which takes (guider, sigmas, extra_args, callback, noise ...): note of every
-    conditioning what `site_patch.CondNote` holds, and of the run what `watch.Watch` does."""
-    noise = named["noise"] if "noise" in named else rest[1]
-    notes: dict[Any, CondNote] = {}
-    conds: dict[str, list[dict[str, Any]]] = getattr(guider, "conds", None) or {}
-    for role, listed in conds.items():
-        for number, cond in enumerate(listed):
-            if cond.get("uuid") in notes:  # the host fills up regional prompts with copies that keep the name
-                listed[number] = cond = {**cond, "uuid": uuid.uuid4()}
-            notes[cond.get("uuid")] = CondNote(role == "positive", _area(cond.get("area"), noise.shape[-2:]))
-    model_options = extra_args.get("model_options", {})
-    options = model_options.setdefault("transformer_options", {})
-    options[NOTES_KEY] = notes
-    watch = Watch(identities_in(_replacements_in(model_options)))
-    if not watch.is_idle:
-        options[WATCH_KEY] = watch
-    return executor(guider, sigmas, extra_args, *rest, **named)
-
-
-def _area(area: Sequence[int] | None, size: Sequence[int]) -> tuple[float, float, float, float]:
-    """The host's (height, width, top, left) in latent pixels -> top, left, bottom, right in [0, 1]."""
-    if area is None or len(area) != 4:
-        return WHOLE
-    height, width, top, left = area
-    bottom, right = min(1.0, (top + height) / size[0]), min(1.0, (left + width) / size[1])
-    return top / size[0], left / size[1], bottom, right

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +14,15 @@ from torch import Tensor
 
 from ..pidiff_core.adapter.folding import FoldedSite, add_attended, attend
 from ..pidiff_core.errors import PIDiffError
+from .evaluation import COND, EVALUATION_KEY, Evaluation, evaluation_of
 from .watch import WATCH_KEY, Watch
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 Callback = tuple[Callable[..., Tensor], Mapping[str, Any]]
-COND, UNCOND = 0, 1
-NOTES_KEY = "pidiff_conds"  # in transformer_options: {uuid of a conditioning: CondNote}
-WHOLE = (0.0, 0.0, 1.0, 1.0)
+UNCOND = 1
 
 _parameters = inspect.signature(optimized_attention).parameters
 _TAKES_OPTIONS = "transformer_options" in _parameters or any(p.kind is p.VAR_KEYWORD for p in _parameters.values())
-
-
-class CondNote(NamedTuple):
-    """What the sampler's start knows of a conditioning, and a step does not.
-
-    Args:
-        is_positive: whether it is among the guider's positive ones.
-        area: the part of the picture that it is computed on: top, left, bottom, right in [0, 1].
-    """
-
-    is_positive: bool
-    area: tuple[float, float, float, float] = WHOLE
 
 
 class Identity:
@@ -66,29 +53,18 @@ class Identity:
         self.order, self.beside = order, beside
         self._halves = {COND: dict(sites), UNCOND: dict(uncond_sites)}
         self._mask = mask
+        self.always = always
         self._range = (sigma_end, sigma_start)
-        self._always = always
         self._placed: dict[tuple[Any, ...], FoldedSite] = {}
         self._masks: dict[tuple[Any, ...], Tensor] = {}
-        self._level: tuple[Tensor | None, float] = (None, 0.0)
 
     def __deepcopy__(self, _: Any) -> Identity:
         return self  # clones of a model share it: some hosts deep-copy their options
 
-    def noise_level(self, sigmas: Tensor) -> float:
-        """The step's sigma. On a GPU it is read once a step, not once a site: reading waits for the device."""
-        if sigmas.device.type == "cpu":
-            return float(sigmas.flatten()[0])
-        if self._level[0] is not sigmas:
-            self._level = (sigmas, float(sigmas.flatten()[0]))
-        return self._level[1]
-
-    def acts_at(self, sigmas: Tensor | None) -> bool:
-        """Whether a step at this noise level is inside the range."""
-        if self._always or sigmas is None:
-            return True
+    def acts_at(self, noise_level: float | None) -> bool:
+        """Whether an evaluation at this noise level is inside the range."""
         low, high = self._range
-        return low <= self.noise_level(sigmas) <= high
+        return self.always or noise_level is None or low <= noise_level <= high
 
     def site(self, name: str, half: int, *, like: Tensor, score_dtype: torch.dtype | None) -> FoldedSite | None:
         """The folded site on the device and in the type of `like`; None where nothing is added."""
@@ -149,6 +125,11 @@ class SitePatch:
     def __deepcopy__(self, _: Any) -> SitePatch:
         return SitePatch(self.name, self.identities, inner=self.inner, callbacks=self.callbacks)
 
+    @property
+    def needs_noise_level(self) -> bool:
+        """Whether anything here acts at some noise levels only."""
+        return bool(self.callbacks) or not all(identity.always for identity in self.identities)
+
     def add(self, callback: Callable[..., Tensor], **kwargs: Any) -> None:
         """The contract of IPAdapter_plus and its relatives: `callback(out, q, k, v, extra_options, **kwargs)` returns
         what to add to `out`, while sigma is between kwargs["sigma_end"] and kwargs["sigma_start"]."""
@@ -176,15 +157,17 @@ class SitePatch:
         text_output = (
             _host_attention(q, k, v, extra_options) if self.inner is None else self.inner(q, k, v, extra_options)
         )
-        sigmas = extra_options.get("sigmas")
-        acting = [identity for identity in self.identities if identity.acts_at(sigmas)]
+        evaluation: Evaluation | None = extra_options.get(EVALUATION_KEY)
+        if evaluation is None:
+            evaluation = evaluation_of(extra_options, with_noise_level=self.needs_noise_level)
+        acting = [identity for identity in self.identities if identity.acts_at(evaluation.noise_level)]
         # What nobody else holds may be changed where it is: a copy of it costs as much as the whole branch.
         own = self.inner is None and not self.callbacks
         own = own and text_output.is_contiguous() and not text_output.requires_grad
-        result = self._draw(acting, q, text_output, extra_options=extra_options, in_place=own)
+        result = self._draw(acting, q, text_output, evaluation=evaluation, extra_options=extra_options, in_place=own)
         base = text_output
         for callback, kwargs in self.callbacks:
-            if sigmas is None or self._in_range(self.identities[0].noise_level(sigmas), kwargs):
+            if self._in_range(evaluation.noise_level, kwargs):
                 added = callback(base, q, k, v, extra_options, **kwargs)
                 base, result = base + added, result + added
         return result.to(q.dtype)
@@ -195,16 +178,16 @@ class SitePatch:
         q: Tensor,
         text_output: Tensor,
         *,
+        evaluation: Evaluation,
         extra_options: Mapping[str, Any],
         in_place: bool,
     ) -> Tensor:
         """The text output with the identities added to the rows of the conditional half."""
-        notes = _chunks(extra_options)
         watch: Watch | None = extra_options.get(WATCH_KEY)
-        rows = len(q) // len(notes)
+        rows = len(q) // len(evaluation.chunks)
         precision = extra_options.get("attn_precision")
         result: Tensor | None = None
-        for chunk, note in enumerate(notes):
+        for chunk, note in enumerate(evaluation.chunks):
             half = COND if note.is_positive else UNCOND
             part = slice(chunk * rows, (chunk + 1) * rows)
             steps = []
@@ -235,8 +218,8 @@ class SitePatch:
         return text_output if result is None else result
 
     @staticmethod
-    def _in_range(sigma: float, kwargs: Mapping[str, Any]) -> bool:
-        return kwargs.get("sigma_end", 0.0) <= sigma <= kwargs.get("sigma_start", math.inf)
+    def _in_range(noise_level: float | None, kwargs: Mapping[str, Any]) -> bool:
+        return noise_level is None or kwargs.get("sigma_end", 0.0) <= noise_level <= kwargs.get("sigma_start", math.inf)
 
 
 def _host_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
@@ -244,20 +227,6 @@ def _host_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, An
     options = {"transformer_options": extra_options} if _TAKES_OPTIONS else {}
     precision = extra_options.get("attn_precision")
     return optimized_attention(q, k, v, extra_options["n_heads"], attn_precision=precision, **options)
-
-
-def _chunks(extra_options: Mapping[str, Any]) -> list[CondNote]:
-    """Which half each chunk of the batch is, and where in the picture it lies.
-
-    The host's own numbers count the guider's lists: DualCFG lists its negatives first, and SAG runs the negative alone,
-    as number 0. Where the sampler's start has left notes, they decide.
-    """
-    numbers: Sequence[int] = extra_options.get("cond_or_uncond") or [COND]
-    uuids: Sequence[Any] = extra_options.get("uuids") or []
-    notes: Mapping[Any, CondNote] = extra_options.get(NOTES_KEY) or {}
-    if len(uuids) != len(numbers):
-        uuids = [None] * len(numbers)
-    return [notes.get(name) or CondNote(number == COND) for number, name in zip(numbers, uuids)]
 
 
 def _site_size(q: Tensor, extra_options: Mapping[str, Any]) -> tuple[int, int]:

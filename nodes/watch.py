@@ -20,11 +20,21 @@ if TYPE_CHECKING:
 WATCH_KEY = "pidiff_watch"  # in transformer_options
 
 
+def replacements_in(options: Mapping[str, Any]) -> dict[tuple[Any, ...], Any]:
+    """What replaces cross-attentions, by the host's keys (block, number[, index]), in its transformer_options."""
+    return options.get("patches_replace", {}).get("attn2", {})
+
+
 def identities_in(replacements: Mapping[Any, Any]) -> list[Identity]:
     """The identities of all our patches on a model's cross-attentions, in the order in which they were applied."""
     patches = [patch for patch in replacements.values() if hasattr(patch, "identities")]
     found = dict.fromkeys(identity for patch in patches for identity in patch.identities)
     return sorted(found, key=lambda identity: identity.order)
+
+
+def needs_noise_level(replacements: Mapping[Any, Any]) -> bool:
+    """Whether any of our patches does at one noise level what it does not at another."""
+    return any(patch.needs_noise_level for patch in replacements.values() if hasattr(patch, "needs_noise_level"))
 
 
 class Watch:

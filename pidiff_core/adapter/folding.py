@@ -193,6 +193,10 @@ def add_attended(out: Tensor, site: FoldedSite, *, attended: list[Attended], mas
         if here is not None:
             attention = rearrange(attention, "h n (b pixels) -> h n b pixels", pixels=here.shape[-1]) * here
             attention = rearrange(attention, "h n b pixels -> h n (b pixels)")
+        if torch.compiler.is_compiling():  # functionalised code cannot write through a transposed view
+            added = attention.transpose(1, 2) @ site.values[step.identity]
+            out[step.rows] += rearrange(added, "h (b n) d -> b n (h d)", n=out.shape[1])
+            continue
         target = rearrange(out[step.rows] if batch > 1 else out, "b n (h d) -> h (b n) d", h=len(attention))
         target.baddbmm_(attention.transpose(1, 2), site.values[step.identity])
 

@@ -1,4 +1,4 @@
-"""What ApplyIdentityAdapter offers beyond a strength: presets, single sites, the unconditional half, people and places."""
+"""What ApplyIdentityAdapter offers beyond a strength: presets, single sites, the unconditional half, people, places."""
 
 from __future__ import annotations
 

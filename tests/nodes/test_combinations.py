@@ -240,15 +240,7 @@ def test_a_chain_of_nodes_with_the_identity_anywhere_in_it(sd):
     ("backend", "place"),
     [
         ("eager", "before"),
-        pytest.param(
-            "aot_eager",
-            "after",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=RuntimeError,
-                reason="folding.add_attended writes through a transposed view, which functionalising rejects",
-            ),
-        ),
+        ("aot_eager", "after"),
     ],
 )
 def test_the_identity_in_a_compiled_model(bench, backend, place):

@@ -80,5 +80,5 @@ def test_levels_below_the_start_of_an_identity_are_empty(mini, localise):
 def test_exception_nobody_there_and_a_person_too_many(mini, localise):
     with pytest.raises(mini.errors.PIDiffError, match="ApplyIdentityAdapter"):
         localise(mini.model)
-    with pytest.raises(mini.errors.PIDiffError, match="Person 3.*has 1"):
+    with pytest.raises(mini.errors.PIDiffError, match=r"Person 3.*has 1"):
         localise(mini.apply(), person=3)

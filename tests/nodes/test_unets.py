@@ -23,11 +23,7 @@ LAYERS = {
 LAYERS |= {"SD 1.5 inpainting": LAYERS["SD 1.5"], "SD 2 inpainting": LAYERS["SD 2.1 v"]}
 LAYERS |= {"SDXL inpainting": LAYERS["SDXL"]}
 
-no_middle = pytest.mark.xfail(strict=True, raises=TypeError, reason="unet_sites walks over a middle block that is None")
-each_kind = pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=no_middle) if kind == "KOALA 700M" else kind for kind in KINDS]
-)
-
+each_kind = pytest.mark.parametrize("kind", KINDS)
 one_of_each = pytest.mark.parametrize("kind", ["SD 1.5 inpainting", "SD 2.1 v", "SDXL", "SDXL refiner"])
 
 

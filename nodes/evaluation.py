@@ -1,0 +1,102 @@
+"""What is the same at every site: read once at the start of a run, and once at each evaluation of the UNet.
+
+Both are the host's wrappers, so that nothing in a site's hook looks up conditionings, waits for the device to tell a
+noise level, or breaks up a compiled graph. Where a UNet is called without its sampler, the hook reads for itself.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .watch import WATCH_KEY, Watch, identities_in, needs_noise_level, replacements_in
+
+NOTES_KEY = "pidiff_conds"  # in transformer_options: {uuid of a conditioning: CondNote}
+EVALUATION_KEY = "pidiff_evaluation"  # in transformer_options: an Evaluation
+COND = 0  # the host's number of the conditional half
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+class CondNote(NamedTuple):
+    """What the sampler's start knows of a conditioning, and an evaluation does not.
+
+    Args:
+        is_positive: whether it is among the guider's positive ones.
+        area: the part of the picture that it is computed on: top, left, bottom, right in [0, 1].
+    """
+
+    is_positive: bool
+    area: tuple[float, float, float, float] = WHOLE
+
+
+class Evaluation(NamedTuple):
+    """One call of the UNet.
+
+    Args:
+        chunks: what each chunk of the batch is computed for.
+        noise_level: sigma; None where nobody asks, or where it is not known.
+    """
+
+    chunks: tuple[CondNote, ...]
+    noise_level: float | None
+
+
+def evaluation_of(options: Mapping[str, Any], *, with_noise_level: bool) -> Evaluation:
+    """What the host's transformer_options say of an evaluation.
+
+    The host's own numbers of the halves count the guider's lists: DualCFG lists its negatives first, and SAG runs the
+    negative alone, as number 0. Where the sampler's start has left notes, they decide.
+    """
+    numbers: Sequence[int] = options.get("cond_or_uncond") or [COND]
+    uuids: Sequence[Any] = options.get("uuids") or []
+    notes: Mapping[Any, CondNote] = options.get(NOTES_KEY) or {}
+    if len(uuids) != len(numbers):
+        uuids = [None] * len(numbers)
+    chunks = tuple(notes.get(name) or CondNote(number == COND) for number, name in zip(numbers, uuids))
+    sigmas: Tensor | None = options.get("sigmas")
+    return Evaluation(chunks, float(sigmas.flatten()[0]) if with_noise_level and sigmas is not None else None)
+
+
+def note_evaluation(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Any:
+    """Around the host's apply_model, which takes (x, t, c_concat, c_crossattn, control, transformer_options, ...)."""
+    place = 4  # of transformer_options in `rest`
+    options = named.get("transformer_options") if len(rest) <= place else rest[place]
+    if options:
+        read = evaluation_of(options, with_noise_level=needs_noise_level(replacements_in(options)))
+        options = {**options, EVALUATION_KEY: read}
+        if len(rest) > place:
+            rest = (*rest[:place], options, *rest[place + 1 :])
+        else:
+            named["transformer_options"] = options
+    return executor(x, *rest, **named)
+
+
+def note_conds(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any, **named: Any) -> Any:
+    """Before the sampler runs, which takes (guider, sigmas, extra_args, callback, noise ...): note of every
+    conditioning what `CondNote` holds, and of the run what `watch.Watch` does."""
+    noise = named["noise"] if "noise" in named else rest[1]
+    notes: dict[Any, CondNote] = {}
+    conds: dict[str, list[dict[str, Any]]] = getattr(guider, "conds", None) or {}
+    for role, listed in conds.items():
+        for number, cond in enumerate(listed):
+            if cond.get("uuid") in notes:  # the host fills up regional prompts with copies that keep the name
+                listed[number] = cond = {**cond, "uuid": uuid.uuid4()}
+            notes[cond.get("uuid")] = CondNote(role == "positive", _area(cond.get("area"), noise.shape[-2:]))
+    options = extra_args.setdefault("model_options", {}).setdefault("transformer_options", {})
+    options[NOTES_KEY] = notes
+    watch = Watch(identities_in(replacements_in(options)))
+    if not watch.is_idle:
+        options[WATCH_KEY] = watch
+    return executor(guider, sigmas, extra_args, *rest, **named)
+
+
+def _area(area: Sequence[int] | None, size: Sequence[int]) -> tuple[float, float, float, float]:
+    """The host's (height, width, top, left) in latent pixels -> top, left, bottom, right in [0, 1]."""
+    if area is None or len(area) != 4:
+        return WHOLE
+    height, width, top, left = area
+    bottom, right = min(1.0, (top + height) / size[0]), min(1.0, (left + width) / size[1])
+    return top / size[0], left / size[1], bottom, right
