@@ -65,7 +65,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     if METADATA_KEY not in metadata:
         raise PIDiffError(
             f"{path} is a safetensors file, but not one of PIDiff's: its metadata have no '{METADATA_KEY}' entry "
-            f"(its first keys are {_some(sorted(tensors))}). Give a file that PIDiff has written."
+            f"(its first keys are {listed(sorted(tensors))}). Give a file that PIDiff has written."
         )
     try:
         config = json.loads(metadata[METADATA_KEY])
@@ -164,12 +164,12 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str, re
     own = module.state_dict()
     problems = []
     if missing := [key for key in own if key not in state]:
-        problems.append(f"missing: {_some(missing)}")
+        problems.append(f"missing: {listed(missing)}")
     if left_over := [key for key in state if key not in own]:
-        problems.append(f"left over: {_some(left_over)}")
+        problems.append(f"left over: {listed(left_over)}")
     tensors = {key: tensor for key, tensor in state.items() if key in own}
     if not_tensors := [key for key, value in tensors.items() if not isinstance(value, Tensor)]:
-        problems.append(f"not tensors: {_some(not_tensors)}")
+        problems.append(f"not tensors: {listed(not_tensors)}")
         tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
     wrong = [
         f"{key} {tuple(tensor.shape)} instead of {tuple(own[key].shape)}"
@@ -177,11 +177,11 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str, re
         if tensor.shape != own[key].shape
     ]
     if wrong:
-        problems.append(f"wrong shapes: {_some(wrong)}")
+        problems.append(f"wrong shapes: {listed(wrong)}")
     if read_numbers and not wrong:  # a tensor of another shape may be a view of any size
         floats = {key: value for key, value in tensors.items() if value.is_floating_point()}
         if not_finite := [key for key, value in floats.items() if not all_finite(value)]:
-            problems.append(f"not finite: {_some(not_finite)}")
+            problems.append(f"not finite: {listed(not_finite)}")
     if problems:
         raise PIDiffError(f"The weights do not fit {name}: {'; '.join(problems)}. Is this the right file?")
     on_meta = any(tensor.is_meta for tensor in own.values())
@@ -207,13 +207,22 @@ def settle(network: _Network, *, dtype: torch.dtype = torch.float32, name: str) 
         tensor.data = own
     if broken:
         half = " (half precision holds no number above 65504: choose fp32)" if dtype == torch.float16 else ""
-        raise PIDiffError(f"The weights of {name} are not finite: {_some(broken)}{half}. Is this the right file?")
+        raise PIDiffError(f"The weights of {name} are not finite: {listed(broken)}{half}. Is this the right file?")
     return network.to(dtype).eval().requires_grad_(False)  # `to`: buffers that no file holds
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries whose key starts with `prefix`, without it."""
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def listed(keys: Iterable[Any]) -> str:
+    """The first keys for an error, none of them at length, and how many more there are."""
+    keys = [str(key) for key in keys]
+    shown = ", ".join(
+        key if len(key) <= _KEY_CHARACTERS else key[:_KEY_CHARACTERS] + "..." for key in keys[:_LISTED_KEYS]
+    )
+    return shown + (f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else "")
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -249,7 +258,7 @@ def _refuse_zip_bomb(path: Path) -> None:
 
 
 def _refuse_unpacked_bomb(content: Any, path: Path) -> None:
-    """PIDiffError for a small file that holds (views of) enormous tensors, or containers without end."""
+    """PIDiffError for a small file of (views of) enormous tensors, for containers without end, for odd tensors."""
     allowed = max(_BOMB_RATIO * path.stat().st_size, _BOMB_FLOOR)
     objects = unpacked = 0
     pending = [(content, 0)]
@@ -259,6 +268,11 @@ def _refuse_unpacked_bomb(content: Any, path: Path) -> None:
         inside: Iterable[Any] = ()
         if isinstance(value, Tensor):
             unpacked += value.numel() * value.element_size()
+            if value.layout is not torch.strided or value.is_complex() or value.is_quantized or value.is_meta:
+                raise PIDiffError(  # a sparse one with wrong indices would end the process where it is used
+                    f"{path} was refused: it holds a tensor that is no plain array of numbers ({value.type()}), as in "
+                    "no published checkpoint. Use a file from its authors' own release page."
+                )
         elif isinstance(value, Mapping):
             inside = [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
@@ -287,11 +301,3 @@ def _what_it_is(path: Path) -> str:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     return text if len(text) <= _LINE_CHARACTERS else text[:_LINE_CHARACTERS] + "..."
-
-
-def _some(keys: Iterable[Any]) -> str:
-    keys = [str(key) for key in keys]
-    shown = ", ".join(
-        key if len(key) <= _KEY_CHARACTERS else key[:_KEY_CHARACTERS] + "..." for key in keys[:_LISTED_KEYS]
-    )
-    return shown + (f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else "")

@@ -92,7 +92,7 @@ def _own(path: Path) -> WPlus:
 
 def _stacked(content: Any, *, name: str) -> Tensor:
     """A tensor or a list of them, each (S, D) or (B, S, D), as one (B, S, D) float32 tensor."""
-    if isinstance(content, Tensor) and not (content.is_complex() or content.is_quantized or content.is_sparse):
+    if isinstance(content, Tensor):
         if content.ndim == 2:
             return content[None].float()
         if content.ndim == 3:

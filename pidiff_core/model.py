@@ -40,6 +40,10 @@ class PIDiffModel:
         if self.latent_avg is not None:
             pattern = f"{self.space.num_styles} {self.space.width}"
             check_shape(self.latent_avg, pattern, name=f"latent_avg of {self.space}")
+            if not torch.isfinite(self.latent_avg).all():
+                raise PIDiffError(
+                    f"The average code of '{self.source or self.space.name}' holds numbers that are not finite."
+                )
         for network in (self.encoder, self.generator):
             if isinstance(network, nn.Module):
                 network.eval()  # batch statistics would make a code depend on its neighbours

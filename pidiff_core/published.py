@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import load_strict, strip_prefix
+from .checkpoint import listed, load_strict, strip_prefix
 from .e4e.config import EncoderConfig
 from .e4e.encoder import E4eEncoder
 from .errors import PIDiffError
@@ -50,8 +50,7 @@ def from_published(content: Any, *, name: str) -> Published:
             return _from_generator(content, None, name)
         if {"w_proj", "wplus_adapter"} & set(content):
             raise PIDiffError(f"{name} is a W+ Adapter, not an encoder or a generator. Choose it as the adapter.")
-        keys = ", ".join(map(str, list(content)[:6]))
-        raise PIDiffError(f"{name} is no e4e encoder and no StyleGAN2 generator: its keys are {keys} ...")
+        raise PIDiffError(f"{name} is no e4e encoder and no StyleGAN2 generator: its keys are {listed(content)}.")
     raise PIDiffError(f"{name} is no e4e encoder and no StyleGAN2 generator: it holds a {type(content).__name__}.")
 
 
@@ -113,7 +112,7 @@ def average_of(latent_avg: Any, *, num_styles: int, width: int, name: str) -> Te
 
 def _from_e4e(content: Mapping[str, Any], state: Mapping[str, Tensor], name: str) -> Published:
     if unknown := sorted({key.split(".")[0] for key in state} - {"encoder", "decoder"}):
-        raise PIDiffError(f"{name} should hold encoder.* and decoder.*, but there is also {', '.join(unknown)}.")
+        raise PIDiffError(f"{name} should hold encoder.* and decoder.*, but there is also {listed(unknown)}.")
     weights = strip_prefix(state, "encoder.")
     config = encoder_config_of(weights, name=name)
     with torch.device("meta"):

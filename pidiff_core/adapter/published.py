@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import load_strict, settle, strip_prefix
+from ..checkpoint import listed, load_strict, settle, strip_prefix
 from ..errors import PIDiffError
 from ..wplus import WPlusSpace
 from .adapter import IdentityAdapter
@@ -42,9 +42,8 @@ def from_published(content: Any, *, name: str) -> AdapterFile:
     projection, branches = _parts(content, name)
     numbers = sorted({int(match[1]) for key in branches if (match := re.match(r"(\d+)\.", key))})
     if not numbers:
-        keys = ", ".join(map(str, list(branches)[:3])) or "none"
         raise PIDiffError(
-            f"{name} is an incomplete W+ Adapter: no key of its branches begins with a number ({keys} ...)."
+            f"{name} is an incomplete W+ Adapter: no key of its branches begins with a number ({listed(branches)})."
         )
     if numbers != list(range(1, 2 * len(SITES), 2)):
         raise PIDiffError(
@@ -76,7 +75,7 @@ def from_published(content: Any, *, name: str) -> AdapterFile:
         site = SITES[int(match[1]) // 2].replace(".", "_")
         state[f"sites.{site}.{match[2]}.weight"] = tensor
     if left_over:
-        raise PIDiffError(f"{name} has keys that no W+ Adapter has: {', '.join(left_over[:6])}.")
+        raise PIDiffError(f"{name} has keys that no W+ Adapter has: {listed(left_over)}.")
     load_strict(adapter, state, name=f"W+ Adapter ({name})")
     notes = {"origin": "W+ Adapter (CVPR 2024), S-Lab License 1.0, non-commercial"}
     return AdapterFile(settle(adapter, name=f"W+ Adapter ({name})"), SPACE, None, notes)
@@ -86,16 +85,16 @@ def _parts(content: Any, name: str) -> tuple[Mapping[str, Tensor], Mapping[str, 
     if isinstance(content, Mapping):
         if isinstance(content.get("w_proj"), Mapping) and isinstance(content.get("wplus_adapter"), Mapping):
             if extra := sorted(set(map(str, content)) - {"w_proj", "wplus_adapter"}):
-                raise PIDiffError(f"{name} has parts that no W+ Adapter has: {', '.join(extra[:6])}.")
+                raise PIDiffError(f"{name} has parts that no W+ Adapter has: {listed(extra)}.")
             return content["w_proj"], content["wplus_adapter"]
         keys = [str(key) for key in content]
         if any(key.startswith("adapter_modules.") for key in keys):
             unknown = [key for key in keys if not key.startswith(("w_proj_model.", "adapter_modules.", "unet."))]
             if unknown:
-                raise PIDiffError(f"{name} has keys that no W+ Adapter has: {', '.join(unknown[:6])}.")
+                raise PIDiffError(f"{name} has keys that no W+ Adapter has: {listed(unknown)}.")
             return strip_prefix(content, "w_proj_model."), strip_prefix(content, "adapter_modules.")
         raise PIDiffError(
-            f"{name} is no identity adapter: its keys are {', '.join(keys[:6]) or 'none'} ... Expected a PIDiff "
+            f"{name} is no identity adapter: its keys are {listed(keys) or 'none'}. Expected a PIDiff "
             "adapter (.safetensors) or wplus_adapter.bin."
         )
     raise PIDiffError(f"{name} is no identity adapter: it holds a {type(content).__name__}.")

@@ -20,6 +20,7 @@ from pidiff_core.checkpoint import (
     load_pickle,
     load_strict,
     save_checkpoint,
+    settle,
     strip_prefix,
 )
 from pidiff_core.errors import PIDiffError
@@ -161,6 +162,83 @@ def test_broken_and_hostile_pickles_are_named_and_refused(tmp_path, kind, messag
     assert "model.pt" in str(caught.value)
     assert "weights_only" not in str(caught.value)  # torch's own advice is to open it unsafely
     assert not (tmp_path / "ran").exists()
+
+
+def bomb(kind):
+    """A small file's content that would be enormous, or endless, for whoever walks through it."""
+    if kind == "strides of zero":
+        return {"weight": torch.zeros(1).expand(1 << 20, 1 << 20)}
+    if kind == "one storage many times":
+        shared = torch.zeros(1 << 20)
+        return {str(index): shared.view(1 << 20) for index in range(100)}
+    if kind == "laughs":
+        nested = [0]
+        for _ in range(12):
+            nested = [nested] * 10
+        return nested
+    if kind == "depth":
+        nested = []
+        for _ in range(100):
+            nested = [nested]
+        return nested
+    endless = {}
+    endless["itself"] = endless
+    return endless
+
+
+@pytest.mark.parametrize("kind", ["strides of zero", "one storage many times", "laughs", "depth", "itself"])
+def test_bombs_are_refused_before_anybody_walks_into_them(tmp_path, kind):
+    torch.save(bomb(kind), tmp_path / "model.pt")
+    with pytest.raises(PIDiffError, match=r"model\.pt was refused: its \d+ bytes unpack to more"):
+        load_pickle(tmp_path / "model.pt")
+
+
+def test_a_code_repeated_for_every_style_is_no_bomb(tmp_path):
+    torch.save(torch.ones(1, 512).expand(18, 512), tmp_path / "codes.pt")
+    assert torch.equal(load_pickle(tmp_path / "codes.pt"), torch.ones(18, 512))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [torch.eye(3).to_sparse(), torch.ones(3, dtype=torch.complex64), torch.ones(3, device="meta")],
+    ids=["sparse", "complex", "meta"],
+)
+def test_tensors_that_are_no_plain_arrays_are_refused(tmp_path, odd):
+    torch.save({"state_dict": {"weight": odd}}, tmp_path / "model.pt")
+    with pytest.raises(PIDiffError, match=r"model\.pt was refused: it holds a tensor that is no plain array"):
+        load_pickle(tmp_path / "model.pt")
+
+
+def test_a_configuration_nested_without_end_is_refused(tmp_path):
+    save_file({"weight": torch.ones(2)}, tmp_path / "a.safetensors", metadata={"pidiff": "[" * 100_000})
+    with pytest.raises(PIDiffError, match="cannot be read"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_errors_do_not_print_a_file_in_place_of_its_keys(tmp_path):
+    with pytest.raises(PIDiffError) as caught:
+        load_strict(nn.Linear(3, 2), {"k" * 100_000: torch.ones(1)}, name="the layer")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_settled_weights_have_memory_of_their_own(tmp_path, dtype):
+    torch.save(linear_state(), tmp_path / "layer.pt")
+    module = nn.Linear(3, 2, device="meta")
+    mapped = load_pickle(tmp_path / "layer.pt")
+    load_strict(module, mapped, name="the layer", read_numbers=False)
+    settle(module, dtype=dtype, name="the layer")
+    assert {weight.dtype for weight in module.parameters()} == {dtype}
+    assert not any(weight.requires_grad for weight in module.parameters())
+    assert module.weight.data_ptr() != mapped["weight"].data_ptr()
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(torch.nan, torch.float32), (1e6, torch.float16)])
+def test_weights_that_are_no_numbers_do_not_settle(value, dtype):
+    module = nn.Linear(3, 2)
+    load_strict(module, linear_state() | {"bias": torch.full((2,), value)}, name="the layer", read_numbers=False)
+    with pytest.raises(PIDiffError, match="the layer are not finite: bias"):
+        settle(module, dtype=dtype, name="the layer")
 
 
 def test_a_pickle_with_a_namespace_of_options_is_read(tmp_path):

@@ -78,7 +78,7 @@ def test_bare_codes_need_a_space(tmp_path):
         ([], r"no W\+ codes but a list"),
         (codes() * float("nan"), "not finite"),
         ("text", r"no W\+ codes but a str"),
-        (torch.zeros(2, 10, 8, dtype=torch.complex64), r"no W\+ codes"),
+        (torch.zeros(2, 10, 8, dtype=torch.complex64), "no plain array of numbers"),
     ],
 )
 def test_what_is_no_codes_is_refused(tmp_path, content, message):

@@ -1,0 +1,94 @@
+"""Networks that are read when they are first used, and files that are opened once."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from pidiff_core.adapter.config import AdapterConfig
+from pidiff_core.adapter.sites import SiteSpec
+from pidiff_core.e4e.config import EncoderConfig
+from pidiff_core.errors import PIDiffError
+from pidiff_core.lazy import LazyNetwork
+from pidiff_core.loading import load_pidiff, share
+from pidiff_core.stylegan2.config import GeneratorConfig
+
+
+class Thing:
+    """Something that can be held."""
+
+
+def test_a_network_is_read_once_and_brought_to_its_place_every_time():
+    events = []
+
+    def read():
+        events.append("read")
+        return nn.Linear(1, 1)
+
+    def place(network):
+        events.append("placed")
+        return lambda: events.append("brought")
+
+    lazy = LazyNetwork(read, place=place)
+    assert not lazy.is_read
+    assert events == []
+    assert lazy.ready() is lazy.ready()
+    assert lazy.is_read
+    assert events == ["read", "placed", "brought", "brought"]
+
+
+def test_a_network_that_cannot_be_read_is_tried_again():
+    attempts = []
+
+    def read():
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise PIDiffError("not yet")
+        return nn.Linear(1, 1)
+
+    lazy = LazyNetwork(read)
+    with pytest.raises(PIDiffError, match="not yet"):
+        lazy.ready()
+    assert isinstance(lazy.ready(), nn.Linear)
+
+
+def test_weights_read_in_a_node_can_be_trained_through():
+    with torch.inference_mode():
+        network = LazyNetwork(lambda: nn.Linear(1, 1)).ready()
+    assert not network.weight.is_inference()
+
+
+def test_what_is_shared_lives_as_long_as_somebody_holds_it():
+    first = share("test", Thing)
+    assert share("test", Thing) is first
+    assert share("other test", Thing) is not first
+    gone = weakref.ref(first)
+    del first
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {1: torch.ones(1), "encoder.a": torch.ones(1)}}, {"g_ema": {1: 2}}])
+def test_what_no_reader_foresees_is_still_a_sentence(tmp_path, content):
+    torch.save(content, tmp_path / "odd.pt")
+    with pytest.raises(PIDiffError, match=r"odd\.pt is no file that PIDiff can read"):
+        load_pidiff(adapter=None, encoder=tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: AdapterConfig(sites=(SiteSpec("middle.0.0", 8, 1),), num_styles=10**9),
+        lambda: AdapterConfig(sites=(SiteSpec("middle.0.0", 8, 1),), mixer_layers=10**9),
+        lambda: EncoderConfig(units=(3, 4, 10**9, 3)),
+        lambda: GeneratorConfig(mapping_layers=10**9),
+    ],
+    ids=["styles", "mixers", "units", "mapping"],
+)
+def test_a_configuration_cannot_keep_the_process_busy_for_ever(build):
+    with pytest.raises(PIDiffError, match=r"at most|1 to 256"):
+        build()
