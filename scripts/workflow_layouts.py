@@ -133,7 +133,7 @@ picture, white where the person may be, in any size, also where prompts are regi
 Diffusion 1.5: the checkpoint's loader and *LoadPIDiff* take the place of *PIDiff mini*, the picture is 1024x512, and
 each half 512x512.
 """,
-        (2130, 600, 520, 560),
+        (2130, 640, 520, 540),
     ),
     "pidiff_detail_face": Layout(
         {
@@ -177,6 +177,6 @@ it keeps what is there and works out the detail of a face that is the person's a
 The finished picture can be any: *Load Image* and *VAE Encode* in place of the first KSampler, with a prompt that
 describes it.
 """,
-        (1930, 620, 590, 420),
+        (1930, 640, 590, 420),
     ),
 }

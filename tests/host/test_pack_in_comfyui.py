@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.parse
 
 import pytest
@@ -53,6 +54,8 @@ def test_every_node_has_a_help_page_where_the_front_end_looks(server, node_id):
             text = server.request(f"/extensions/pidiff/docs/{page}").decode()
             assert text.startswith("# ")
             assert len(text) > 200
+            for shown in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):  # the front end's base for all languages
+                assert server.request(urllib.parse.urljoin("/extensions/pidiff/docs/", shown)).startswith(b"\xff\xd8")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
