@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io
 
+from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.face.background import COLOURS
 from ..pidiff_core.face.choose import CHOICES, YUNET_FILE, choose_detectors
-from ..pidiff_core.face.landmarks import are_landmarks
+from ..pidiff_core.face.crop import ON_NO_FACE, OnNoFace
+from ..pidiff_core.face.given import needs_detector, read_given
+from ..pidiff_core.face.order import CHOICES as FACE_CHOICES
 from ..pidiff_core.reading import read_identity
+from .face_files import BACKGROUND_MASKS, face_parser, insightface_root
 from .folders import find_pidiff_file, pidiff_folders
 from .wires import PidiffModel, PidiffWPlus, schema
 
+# What other nodes say about faces: ComfyUI's own Detect Face Landmarks (MediaPipe), and DWPose or OpenPose estimators.
+FACE_WIRES = [io.Custom("FACE_LANDMARKS"), io.Custom("POSE_KEYPOINT")]
+
 
 class EncodeIdentity(io.ComfyNode):
-    """One face of each photo, aligned as FFHQ does, its background removed, read into W+ codes."""
+    """One face of each photo, or all of them, aligned as FFHQ does, without background, read into W+ codes."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,8 +42,8 @@ class EncodeIdentity(io.ComfyNode):
                     "detector",
                     options=list(CHOICES),
                     default="auto",
-                    tooltip="How the face is found. auto: MTCNN where it is installed, "
-                    f"then YuNet where models/pidiff/{YUNET_FILE} is. model: the model's own alone "
+                    tooltip="How the face is found. auto: what is at hand of MTCNN, InsightFace, MediaPipe, and YuNet "
+                    f"(models/pidiff/{YUNET_FILE}), in that order. model: the model's own alone "
                     "(mini's finds drawn faces). whole image: the photo is an aligned portrait.",
                 ),
                 io.Int.Input(
@@ -44,19 +51,21 @@ class EncodeIdentity(io.ComfyNode):
                     default=0,
                     min=-64,
                     max=63,
-                    tooltip="Which face, where there are several: 0 is the largest, 1 the next; -1 is the smallest.",
+                    tooltip="Which face, where there are several: 0 is the first, 1 the next, -1 the last, in the "
+                    "order that `choose` says: from the largest, unless you change it.",
                 ),
                 io.Combo.Input(
                     "on_no_face",
-                    options=["error", "whole image"],
+                    options=list(ON_NO_FACE),
                     default="error",
-                    tooltip="When no face is found: stop with an error, or take the photo as an aligned portrait.",
+                    tooltip="When no face is found: stop with an error; pass through: go on, and draw nobody for "
+                    "this photo; whole image: take the photo as an aligned portrait.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip="Your own mask of the person (1 = keep), in the photo's frame. "
-                    "Without it, an egg around the head is kept.",
+                    "Without it, see background_mask.",
                 ),
                 io.String.Input(
                     "landmarks",
@@ -64,8 +73,8 @@ class EncodeIdentity(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="The face's points in pixels, in place of a detector: 'x,y x,y x,y x,y x,y' for left eye, "
-                    "right eye, nose, left and right corner of the mouth; or a box 'left,top right,bottom'. "
-                    "One line for all photos, or one line for each.",
+                    "right eye, nose, left and right corner of the mouth; or 68, 70, 106, 468 or 478 points; or a box "
+                    "'left,top right,bottom'; or JSON. One line for all photos, or one line for each.",
                 ),
                 io.Combo.Input(
                     "background",
@@ -73,6 +82,30 @@ class EncodeIdentity(io.ComfyNode):
                     default="white",
                     optional=True,
                     tooltip="What replaces the background before the face is read. The encoders expect white.",
+                ),
+                io.Combo.Input(
+                    "choose",
+                    options=list(FACE_CHOICES),
+                    default=FACE_CHOICES[0],
+                    optional=True,
+                    tooltip="What face_index counts by. all: every face of every photo gives one code, the largest "
+                    "of a photo first.",
+                ),
+                io.Combo.Input(
+                    "background_mask",
+                    options=list(BACKGROUND_MASKS),
+                    default=BACKGROUND_MASKS[0],
+                    optional=True,
+                    tooltip="How the person is told from the background, where no mask is connected. parser: by a "
+                    "face-parsing network, if its file is in models/pidiff. geometric: an egg around the head. auto: "
+                    "the parser where its file is.",
+                ),
+                io.MultiType.Input(
+                    "face_landmarks",
+                    types=FACE_WIRES,
+                    optional=True,
+                    tooltip="Faces that another node has found, in place of a detector: Detect Face Landmarks "
+                    "(MediaPipe) of newer ComfyUI, or the keypoints of a DWPose or OpenPose estimator.",
                 ),
             ],
             outputs=[
@@ -93,16 +126,23 @@ class EncodeIdentity(io.ComfyNode):
         mask: Any = None,
         landmarks: str = "",
         background: str = "white",
+        choose: str = FACE_CHOICES[0],
+        background_mask: str = BACKGROUND_MASKS[0],
+        face_landmarks: Any = None,
     ) -> io.NodeOutput:
         """See `pidiff_core.reading.read_identity`."""
-        landmarks = landmarks or ""
+        if face_landmarks is not None and (landmarks or "").strip():
+            raise PIDiffError("Both landmarks and face_landmarks are given. Empty the text, or disconnect the other.")
+        own_first = pidiff_model.detector_hint == "own"
+        points = landmarks if face_landmarks is None else face_landmarks
         detectors = []
-        if not are_landmarks(landmarks):  # the user's own points need no detector, so none has to be installed
-            detectors = choose_detectors(
+        if needs_detector(read_given(points, count=len(image), size=tuple(image.shape[1:3]))):
+            detectors = choose_detectors(  # the user's own points need none, so none has to be installed
                 detector,
                 own=pidiff_model.detector,
-                own_first=pidiff_model.detector_hint == "own",
+                own_first=own_first,
                 yunet_path=find_pidiff_file(YUNET_FILE),
+                insightface_root=insightface_root(),
                 searched=pidiff_folders(),
             )
         progress = comfy.utils.ProgressBar(len(image))
@@ -115,10 +155,12 @@ class EncodeIdentity(io.ComfyNode):
             pidiff_model,
             image,
             detectors=detectors,
-            landmarks=landmarks,
+            landmarks=points,
             mask_bhw=mask,
+            parser=face_parser(background_mask, photos=not own_first) if mask is None else None,
+            choose=choose,
             face_index=face_index,
-            on_no_face="whole image" if on_no_face == "whole image" else "error",
+            on_no_face=cast(OnNoFace, on_no_face),
             background=background,
             before_each=before_each,
         )

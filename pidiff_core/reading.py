@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from .errors import PIDiffError
-from .face.crop import VIEW_SIZE_PX, FaceCrop, OnNoFace, crop_face
+from .face.crop import VIEW_SIZE_PX, FaceCrop, OnNoFace, crop_faces
 from .face.detection import FaceDetector
-from .face.landmarks import parse_points
+from .face.given import read_given
+from .face.parsing import FaceParser
 from .images import bchw_to_bhwc, bhwc_to_bchw
 from .model import PIDiffModel, encode
 from .shapes import check_shape
@@ -21,12 +23,12 @@ from .wplus import WPlus
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What was read from a batch of photos, and what it was read from."""
+    """What was read from a batch of photos, and what it was read from: N faces, in the order of the photos."""
 
-    wplus: WPlus  # (B, S, D)
-    crops_bhwc: Tensor  # (B, size, size, 3) in [0, 1]: aligned, background removed
+    wplus: WPlus  # (N, S, D)
+    crops_bhwc: Tensor  # (N, size, size, 3) in [0, 1]: aligned, background removed
     aligned_bhwc: Tensor  # the same with their background
-    masks_bhw: Tensor  # (B, H, W): the faces in the frame of the photos
+    masks_bhw: Tensor  # (N, H, W): each face in the frame of its photo
 
 
 def read_identity(
@@ -34,22 +36,27 @@ def read_identity(
     image_bhwc: Tensor,
     *,
     detectors: Sequence[FaceDetector],
-    landmarks: str = "",
+    landmarks: Any = "",
     mask_bhw: Tensor | None = None,
+    parser: FaceParser | None = None,
+    choose: str = "largest first",
     face_index: int = 0,
     on_no_face: OnNoFace = "error",
     background: str = "white",
     before_each: Callable[[int], None] | None = None,
 ) -> Reading:
-    """Find one face in each photo, align it, remove its background and encode it.
+    """Find one face in each photo (or all of them), align it, remove its background and encode it.
+
+    A photo without a face that is passed through gives the average person's code, and the codes' `present` says that
+    nobody is there.
 
     Args:
         model: with an encoder.
         image_bhwc: photos (B, H, W, C) in [0, 1].
         detectors: asked in this order; none takes each photo as an aligned portrait.
-        landmarks: the user's own, "x,y x,y ..." in px: see `face.landmarks`; one line for all photos or one for each.
+        landmarks: the faces' points as text, or as another node sends them: see `face.given`.
         mask_bhw: the user's own masks of the person, (H, W) or (B or 1, H, W), 1 = keep.
-        face_index, on_no_face, background: see `face.crop.crop_face`.
+        parser, choose, face_index, on_no_face, background: see `face.crop.crop_faces`.
         before_each: called with the photo's index before each one (to report progress, or to stop by an exception).
 
     Raises:
@@ -58,18 +65,20 @@ def read_identity(
     model.require("encoder", purpose="to read codes from a photo")  # before any work is done
     photos = bhwc_to_bchw(image_bhwc, name="the photo")
     count = len(photos)
-    points = _points_of_each(landmarks, count)
+    given = read_given(landmarks, count=count, size=(photos.shape[2], photos.shape[3]))
     masks = _masks_of_each(mask_bhw, count)
     crops: list[FaceCrop] = []
     for index in range(count):
         if before_each is not None:
             before_each(index)
         try:
-            crop = crop_face(
+            crops += crop_faces(
                 photos[index : index + 1].float(),
                 detectors=detectors,
-                points=points[index],
+                given=given[index],
                 mask_b1hw=masks[index],
+                parser=parser,
+                choose=choose,
                 face_index=face_index,
                 on_no_face=on_no_face,
                 background=background,
@@ -79,32 +88,34 @@ def read_identity(
             if count == 1:
                 raise
             raise PIDiffError(f"Photo {index} of {count}: {error}") from error
-        crops.append(crop)
-    images = torch.cat([crop.image for crop in crops])
-    found_by = ", ".join(dict.fromkeys(crop.found_by for crop in crops))
-    wplus = encode(
-        model,
-        images,
-        source=f"{count} photo{'s' if count > 1 else ''} (face found by {found_by})",
-        origin={"encoder": model.source, "photos": [crop.origin for crop in crops]},
-    )
     return Reading(
-        wplus=wplus,
-        crops_bhwc=bchw_to_bhwc(images),
+        wplus=_encode(model, crops, photos=count),
+        crops_bhwc=bchw_to_bhwc(torch.cat([crop.image for crop in crops])),
         aligned_bhwc=bchw_to_bhwc(torch.cat([crop.aligned.image for crop in crops])),
-        masks_bhw=rearrange(torch.cat([crop.picture_mask for crop in crops]), "b 1 h w -> b h w"),
+        masks_bhw=rearrange(torch.cat([crop.picture_mask for crop in crops]), "n 1 h w -> n h w"),
     )
 
 
-def _points_of_each(landmarks: str, count: int) -> list[Tensor | None]:
-    lines = [line for line in landmarks.splitlines() if line.strip()]
-    if not lines:
-        return [None] * count
-    if len(lines) == 1 or count == 1:
-        return [parse_points(" ".join(lines))] * count
-    if len(lines) != count:
-        raise PIDiffError(f"{len(lines)} lines of landmarks were given for {count} photos: give one, or one each.")
-    return [parse_points(line) for line in lines]
+def _encode(model: PIDiffModel, crops: list[FaceCrop], *, photos: int) -> WPlus:
+    """The crops' codes; the average where there is nobody to read."""
+    found_by = ", ".join(dict.fromkeys(crop.found_by for crop in crops))
+    people = f"{len(crops)} faces of " if len(crops) != photos else ""
+    source = f"{people}{photos} photo{'s' if photos > 1 else ''} (face found by {found_by})"
+    origin: dict[str, Any] = {"encoder": model.source, "photos": [crop.origin for crop in crops]}
+    present = [crop.present for crop in crops]
+    if all(present):
+        return encode(model, torch.cat([crop.image for crop in crops]), source=source, origin=origin)
+    offsets = torch.zeros(len(crops), model.space.num_styles, model.space.width)
+    if any(present):
+        seen = torch.cat([crop.image for crop in crops if crop.present])
+        offsets[torch.tensor(present)] = encode(model, seen).offsets
+    return WPlus.from_offsets(
+        offsets,
+        model.require_average().float().cpu(),
+        space=model.space,
+        source=source,
+        origin=origin | {"present": present},
+    )
 
 
 def _masks_of_each(mask_bhw: Tensor | None, count: int) -> list[Tensor | None]:

@@ -13,13 +13,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from ..errors import PIDiffError
 from ..images import check_image_bchw, resize_bchw
+from .geometry import pixel_scaling, shift, transform_points, warp
 from .landmarks import check_landmarks, landmarks_in_crop
 
 _MAX_OVERSAMPLING = 4  # the crop is sampled at up to this many times its size and then reduced
@@ -86,7 +85,7 @@ def align_face(image_bchw: Tensor, landmarks: Tensor, *, size: int) -> AlignedFa
     image, to_part = _surroundings(image_bchw.float(), quad, size)
     side = float((quad[3] - quad[0]).norm()) * float(to_part[0, 0])
     factor = min(max(math.ceil(side / size), 1), _MAX_OVERSAMPLING)
-    fine_to_part = to_part.double() @ torch.linalg.inv(matrix.double()) @ _pixel_scaling(1.0 / factor).double()
+    fine_to_part = to_part.double() @ torch.linalg.inv(matrix.double()) @ pixel_scaling(1.0 / factor).double()
     fine = warp(image, fine_to_part.float(), (size * factor, size * factor))
     return AlignedFace(resize_bchw(fine, size), transform_points(matrix, points), matrix)
 
@@ -97,9 +96,8 @@ def whole_picture(image_bchw: Tensor, *, size: int) -> AlignedFace:
     side = min(sizes["H"], sizes["W"])
     left, top = (sizes["W"] - side) // 2, (sizes["H"] - side) // 2
     square = image_bchw[:, :, top : top + side, left : left + side]
-    shift = torch.eye(3)
-    shift[:2, 2] = -torch.tensor([left, top], dtype=torch.float32)
-    return AlignedFace(resize_bchw(square.float(), size), landmarks_in_crop(size), _pixel_scaling(size / side) @ shift)
+    matrix = pixel_scaling(size / side) @ shift(-left, -top)
+    return AlignedFace(resize_bchw(square.float(), size), landmarks_in_crop(size), matrix)
 
 
 def crop_mask(mask_b1hw: Tensor, aligned: AlignedFace) -> Tensor:
@@ -107,7 +105,7 @@ def crop_mask(mask_b1hw: Tensor, aligned: AlignedFace) -> Tensor:
     reduction = max(1.0, 1.0 / float(aligned.matrix[:2, 0].norm()))  # picture pixels a crop pixel
     height, width = mask_b1hw.shape[-2:]
     smaller = resize_bchw(mask_b1hw, (max(1, round(height / reduction)), max(1, round(width / reduction))))
-    to_smaller = _pixel_scaling(smaller.shape[3] / width, smaller.shape[2] / height)
+    to_smaller = pixel_scaling(smaller.shape[3] / width, smaller.shape[2] / height)
     return warp(smaller, to_smaller @ aligned.inverse, (aligned.size_px, aligned.size_px))
 
 
@@ -117,37 +115,8 @@ def paste_mask(mask_b1hw: Tensor, aligned: AlignedFace, *, size: tuple[int, int]
     if scale > 1.0:
         smaller = max(1, round(mask_b1hw.shape[-1] / scale))
         mask_b1hw = resize_bchw(mask_b1hw, smaller)
-    to_mask = _pixel_scaling(mask_b1hw.shape[-1] / aligned.size_px) @ aligned.matrix
+    to_mask = pixel_scaling(mask_b1hw.shape[-1] / aligned.size_px) @ aligned.matrix
     return warp(mask_b1hw, to_mask, size)
-
-
-def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
-    """(3, 3) applied to points (N, 2)."""
-    return points.to(matrix) @ matrix[:2, :2].T + matrix[:2, 2]
-
-
-def warp(image_bchw: Tensor, matrix: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sample a picture bilinearly: target pixel (x, y) takes the source's value at matrix @ (x, y, 1), 0 outside.
-
-    Args:
-        image_bchw: (B, C, H, W).
-        matrix: (3, 3), target px -> source px.
-        size: height and width of the target.
-    """
-    height, width = size
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    targets = torch.stack([x, y], dim=-1).float().reshape(-1, 2)
-    sources = transform_points(matrix, targets)
-    extent = torch.tensor([image_bchw.shape[3], image_bchw.shape[2]], dtype=torch.float32)
-    grid = rearrange((sources * 2.0 + 1.0) / extent - 1.0, "(h w) xy -> 1 h w xy", h=height)
-    grid = grid.to(image_bchw).expand(len(image_bchw), -1, -1, -1)
-    return F.grid_sample(image_bchw, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _pixel_scaling(x: float, y: float | None = None) -> Tensor:
-    """(3, 3): pixel centres of a picture -> those of the same picture enlarged by these factors."""
-    y = x if y is None else y
-    return torch.tensor([[x, 0.0, (x - 1.0) / 2.0], [0.0, y, (y - 1.0) / 2.0], [0.0, 0.0, 1.0]])
 
 
 def _square_to_crop(quad: Tensor, size: int) -> Tensor:
@@ -170,7 +139,7 @@ def _surroundings(image: Tensor, quad: Tensor, size: int) -> tuple[Tensor, Tenso
     if (shrink := math.floor(side / size / 2.0)) > 1:  # far larger than needed: reduce first, with antialiasing
         height, width = image.shape[-2:]
         image = resize_bchw(image, (max(1, round(height / shrink)), max(1, round(width / shrink))))
-        to_part = _pixel_scaling(image.shape[3] / width, image.shape[2] / height)
+        to_part = pixel_scaling(image.shape[3] / width, image.shape[2] / height)
         quad, side = transform_points(to_part, quad), side / shrink
     height, width = image.shape[-2:]
     border = max(round(side * 0.1), 3)

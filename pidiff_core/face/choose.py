@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
 
 from ..errors import PIDiffError
-from .detection import FaceDetector
+from .detection import FaceDetection, FaceDetector
+from .insightface import InsightFaceDetector, insightface_installed, insightface_model
+from .mediapipe import MediaPipeDetector, mediapipe_installed
 from .mtcnn import MTCNNDetector, mtcnn_installed
 from .yunet import YuNetDetector
 
-CHOICES = ("auto", "mtcnn", "yunet", "model", "whole image")
+CHOICES = ("auto", "mtcnn", "insightface", "mediapipe", "yunet", "model", "whole image")
 YUNET_FILE = "yunet_final.pth"
 YUNET_LINK = "github.com/kornia/data"
 
@@ -21,23 +27,43 @@ def _yunet(path: str, _modified: float) -> YuNetDetector:
     return YuNetDetector(path)
 
 
+class _IfItLoads:
+    """Another package's detector that nobody asked for: where it is broken, it finds nothing and says so once."""
+
+    def __init__(self, detector: InsightFaceDetector | MediaPipeDetector) -> None:
+        self.name, self.second_look = detector.name, detector.second_look
+        self._detector: FaceDetector | None = detector
+
+    def detect(self, image_bchw: Tensor) -> list[FaceDetection]:
+        if self._detector is None:
+            return []
+        try:
+            return self._detector.detect(image_bchw)
+        except PIDiffError as error:
+            logging.warning("PIDiff goes on without the face detector %s: %s", self.name, error)
+            self._detector = None
+            return []
+
+
 def choose_detectors(
     choice: str,
     *,
     own: FaceDetector | None = None,
     own_first: bool = False,
     yunet_path: str | None = None,
+    insightface_root: Path | str | None = None,
     searched: Sequence[str] = (),
 ) -> list[FaceDetector]:
     """The detectors to ask, the best one first; none for "whole image".
 
     Args:
-        choice: one of CHOICES. "auto" is MTCNN where it is installed, then YuNet where its file is; the
-            model's own only where `own_first` says so, for it may see faces in photos that have none. "model" is
-            the model's own alone.
+        choice: one of CHOICES. "auto" is whatever is at hand, in the order of CHOICES; one that cannot be loaded is
+            left out with a warning. The model's own takes part only where `own_first` says so, for it may see faces in
+            photos that have none. "model" is the model's own alone.
         own: the detector that comes with the PIDiff model, for pictures of its own kind.
         own_first: ask that one before the others.
         yunet_path: YuNet's weights file, where there is one.
+        insightface_root: the folder with InsightFace's models/buffalo_l, in ComfyUI models/insightface.
         searched: the folders that were searched for it, for the error.
 
     Raises:
@@ -49,19 +75,27 @@ def choose_detectors(
     get_yunet = f"put {YUNET_FILE} from {YUNET_LINK} into the folder models/pidiff{places}"
     if choice == "mtcnn":
         return [MTCNNDetector()]  # says itself what to install
+    if choice == "insightface":
+        return [InsightFaceDetector(insightface_root)]
+    if choice == "mediapipe":
+        return [MediaPipeDetector()]
     if choice == "yunet":
         if yunet_path is None:
             raise PIDiffError(f"The YuNet detector has no weights file: {get_yunet}, or choose another detector.")
         return [_load_yunet(yunet_path)]
     if choice == "model":
         if own is None:
-            raise PIDiffError("This PIDiff model brings no detector of its own: choose auto, mtcnn or yunet instead.")
+            raise PIDiffError("This PIDiff model brings no detector of its own: choose another detector instead.")
         return [own]
     if choice != "auto":
         raise PIDiffError(f"The detector should be one of {', '.join(CHOICES)}, but it is '{choice}'.")
-    found: list[FaceDetector] = [MTCNNDetector()] if mtcnn_installed() else []
-    if own is not None and own_first:
-        found.insert(0, own)
+    found: list[FaceDetector] = [own] if own is not None and own_first else []
+    if mtcnn_installed():
+        found.append(MTCNNDetector())
+    if insightface_installed() and insightface_model(insightface_root):
+        found.append(_IfItLoads(InsightFaceDetector(insightface_root)))
+    if mediapipe_installed():
+        found.append(_IfItLoads(MediaPipeDetector()))
     if yunet_path is not None:
         found.append(_load_yunet(yunet_path))
     if not found:

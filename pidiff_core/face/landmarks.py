@@ -1,12 +1,10 @@
-"""Five facial points, wherever they come from: a detector, the user, a box, or the 68 points of other tools.
+"""Five facial points, wherever they come from: a detector, the user, a box, or the many points of other tools.
 
 The five points are left eye, right eye, nose, left corner of the mouth, right corner, as a viewer sees them on the
 upright face ("left" is the viewer's left). Coordinates are (x, y) in pixels; whole numbers are the centres of pixels.
 """
 
 from __future__ import annotations
-
-import re
 
 import torch
 from torch import Tensor
@@ -19,8 +17,18 @@ _IN_BOX = ((0.30, 0.40), (0.70, 0.40), (0.50, 0.60), (0.34, 0.78), (0.66, 0.78))
 # Where the FFHQ rule puts the points of a frontal face whose mouth is 1.2 eye distances below the eyes and 0.8 of them
 # wide: the crop's side is 1.8 * 1.2 * 2 = 4.32 eye distances, its centre a tenth of the way from the eyes to the mouth.
 _IN_CROP = ((0.3843, 0.4722), (0.6157, 0.4722), (0.50, 0.6250), (0.4074, 0.75), (0.5926, 0.75))
-# Which of the 68 points (iBUG order: eyes 36-47, nose 30, mouth 48 and 54) make up each of the five.
-_FROM_68 = (tuple(range(36, 42)), tuple(range(42, 48)), (30,), (48,), (54,))
+# Which of many points make up each of the five: the eyes are the means of their outlines, as in the FFHQ recipe.
+_IBUG = (tuple(range(36, 42)), tuple(range(42, 48)), (30,), (48,), (54,))
+_INSIGHTFACE = ((35, 36, 37, 39, 41, 42), (89, 90, 91, 93, 95, 96), (86,), (52,), (61,))
+_MEDIAPIPE = ((33, 160, 158, 133, 153, 144), (362, 385, 387, 263, 373, 380), (1,), (61,), (291,))
+_LAYOUTS = {  # number of points -> the five
+    5: ((0,), (1,), (2,), (3,), (4,)),
+    68: _IBUG,  # iBUG 300-W: dlib, face-alignment
+    70: _IBUG,  # the same and the pupils: OpenPose, DWPose
+    106: _INSIGHTFACE,  # InsightFace 2d106det
+    468: _MEDIAPIPE,  # MediaPipe's face mesh
+    478: _MEDIAPIPE,  # the same and the irises
+}
 
 
 def check_landmarks(landmarks: Tensor) -> Tensor:
@@ -38,39 +46,23 @@ def check_landmarks(landmarks: Tensor) -> Tensor:
     return points
 
 
-def parse_points(text: str) -> Tensor:
-    """Read "x,y x,y ..." (any separators) into points (N, 2) in pixels; PIDiffError where they are no pairs."""
-    words = re.split(r"[\s,;()\[\]]+", text.strip(" \t\r\n,;()[]"))
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError as error:
-        raise PIDiffError(
-            f"The landmarks '{text}' are not numbers. Write pixels as 'x,y x,y x,y x,y x,y' (left eye, right eye, "
-            "nose, left and right corner of the mouth), or a box as 'left,top right,bottom'."
-        ) from error
-    if len(numbers) % 2:
-        raise PIDiffError(f"The landmarks '{text}' are {len(numbers)} numbers, which do not make pairs of x and y.")
-    return torch.tensor(numbers).reshape(-1, 2)
-
-
-def are_landmarks(text: str) -> bool:
-    """Whether this text is meant as points of a face, and not as nothing or as boxes (two points in every line)."""
-    counts = [len(parse_points(line)) for line in text.splitlines() if line.strip()]
-    return sum(counts) >= 5 and set(counts) != {2}
-
-
 def five_points(points: Tensor) -> Tensor:
-    """Reduce 5 points, 2 corners of a box (left, top; right, bottom) or 68 iBUG points to the five (5, 2)."""
-    if len(points) == 5:
-        return check_landmarks(points)
-    if len(points) == 2:
-        return landmarks_in_box(points.flatten())
-    if len(points) == 68:
-        return check_landmarks(torch.stack([points[list(group)].mean(dim=0) for group in _FROM_68]))
-    raise PIDiffError(
-        f"{len(points)} landmarks were given, but 5 (eyes, nose, corners of the mouth), 2 (corners of a box) or 68 are "
-        "expected."
-    )
+    """Reduce the points (N, 2) of a face, in one of the known layouts, to the five (5, 2).
+
+    Known are 5, 68 (iBUG), 70 (OpenPose), 106 (InsightFace), 468 and 478 points (MediaPipe).
+    """
+    if len(points) not in _LAYOUTS:
+        raise PIDiffError(
+            f"{len(points)} landmarks were given, but 5 (eyes, nose, corners of the mouth), 2 (corners of a box), "
+            "68 (iBUG), 70 (OpenPose), 106 (InsightFace), 468 or 478 (MediaPipe) are expected."
+        )
+    return check_landmarks(torch.stack([points[list(group)].mean(dim=0) for group in _LAYOUTS[len(points)]]))
+
+
+def are_complete(points: Tensor) -> bool:
+    """Whether none of the points that make up the five is missing (NaN)."""
+    needed = [index for group in _LAYOUTS.get(len(points), ()) for index in group]
+    return not bool(points[needed].isnan().any())
 
 
 def landmarks_in_box(box_xyxy: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class MTCNNDetector:
     """Finds faces of any size with five points. Runs on the CPU; the networks are loaded once, at the first use."""
 
     name = "mtcnn"
+    second_look = True
 
     def detect(self, image_bchw: Tensor) -> list[FaceDetection]:
         """One picture (1, 3, H, W) in [-1, 1] -> its faces."""

@@ -15,6 +15,7 @@ from ..checkpoint import load_pickle, load_strict
 from ..errors import PIDiffError
 from ..images import check_image_bchw, resize_bchw
 from .detection import FaceDetection
+from .geometry import pixel_scaling
 
 _MIN_BOXES_PX = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # box sizes of each of the four maps
 _STEPS_PX = (8, 16, 32, 64)  # pixels between two cells of each map
@@ -33,6 +34,7 @@ class YuNetDetector:
     """
 
     name = "yunet"
+    second_look = True
 
     def __init__(self, weights_path: str | os.PathLike[str]) -> None:
         try:
@@ -57,7 +59,8 @@ class YuNetDetector:
         factor = _GOOD_FACE_PX / largest
         reduced = resize_bchw(image_bchw, (max(1, round(height * factor)), max(1, round(width * factor))))
         small = [face for face in faces if face.size_px <= _MIN_BOXES_PX[-1][-1]]
-        large = [face.scaled(width / reduced.shape[3]) for face in self._detect(reduced, _MIN_SCORE_AGAIN)]
+        to_picture = pixel_scaling(width / reduced.shape[3], height / reduced.shape[2])
+        large = [face.moved(to_picture) for face in self._detect(reduced, _MIN_SCORE_AGAIN)]
         return small + [face for face in large if face.size_px > _MIN_BOXES_PX[-1][-1]] or faces
 
     def _detect(self, image_bchw: Tensor, min_score: float) -> list[FaceDetection]:

@@ -7,7 +7,7 @@ import torch
 
 from pidiff_core.errors import PIDiffError
 from pidiff_core.face.choose import choose_detectors
-from pidiff_core.face.detection import FaceDetection, find_faces, select_face
+from pidiff_core.face.detection import FaceDetection, find_faces
 from pidiff_core.face.mtcnn import MTCNNDetector, mtcnn_installed
 from pidiff_core.face.yunet import YuNetDetector
 from pidiff_core.images import bhwc_to_bchw, load_image
@@ -77,7 +77,7 @@ def test_lying_faces_are_found_and_their_points_turned_back(turns):
 def test_no_view_is_shown_twice_and_an_empty_picture_has_no_face():
     detector = DotDetector()
     assert find_faces(torch.zeros(1, 3, 2048, 64), detector) == []
-    assert len(detector.views) == 7  # a picture that is 2048 px long already is not enlarged to that again
+    assert len(detector.views) == 11  # a picture that is 2048 px long already is not enlarged to that again
 
 
 def test_the_first_detector_to_find_anything_decides():
@@ -98,13 +98,6 @@ def test_the_first_detector_to_find_anything_decides():
 def test_bad_pictures_are_refused(image, message):
     with pytest.raises(PIDiffError, match=message):
         find_faces(image, DotDetector())
-
-
-def test_faces_are_chosen_by_size():
-    faces = [FaceDetection(torch.tensor([0.0, 0, size, size]), POINTS, 1.0) for size in (30, 20, 10)]
-    assert [select_face(faces, index).size_px for index in (0, 2, -1)] == [30, 10, 10]
-    with pytest.raises(PIDiffError, match="Face 3 was asked for, but only 3"):
-        select_face(faces, 3)
 
 
 class TestChoice:

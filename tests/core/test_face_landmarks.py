@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pidiff_core.errors import PIDiffError
-from pidiff_core.face.landmarks import are_landmarks, five_points, landmarks_in_box, landmarks_in_crop, parse_points
+from pidiff_core.face.given import parse_points
+from pidiff_core.face.landmarks import five_points, landmarks_in_box, landmarks_in_crop
 
 FIVE = "100,100 140,100 120,125 105,145 135,145"
 
@@ -28,7 +29,7 @@ def test_what_is_no_points_is_refused(text, message):
 
 
 def test_a_box_holds_an_average_face():
-    points = five_points(parse_points("10,20 110,140"))
+    points = landmarks_in_box(torch.tensor([10.0, 20.0, 110.0, 140.0]))
     assert (points > torch.tensor([10.0, 20.0])).all()
     assert (points < torch.tensor([110.0, 140.0])).all()
     assert points[0, 0] < points[1, 0]
@@ -64,11 +65,3 @@ def test_the_average_face_of_a_crop_is_where_alignment_puts_it():
     points = landmarks_in_crop(64)
     aligned = align_face(torch.zeros(1, 3, 64, 64), points, size=64)
     torch.testing.assert_close(aligned.landmarks, points, atol=0.15, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("", False), ("1,2 30,40", False), (FIVE, True), (FIVE.replace(" ", "\n"), True), ("1,2 30,40\n" * 3, False)],
-)
-def test_points_and_boxes_are_told_apart(text, expected):
-    assert are_landmarks(text) is expected

@@ -1,0 +1,46 @@
+"""The files that finding and cutting out faces may use, where the user has them: of this pack and of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from ..pidiff_core.errors import PIDiffError
+from ..pidiff_core.face.parsing import PARSER_FILES, PARSER_LINKS, FaceParser, load_parser
+from .folders import find_pidiff_file, pidiff_folders
+
+BACKGROUND_MASKS = ("auto", "parser", "geometric")
+_FOLDERS_OF_OTHERS = ("facexlib", "facedetection")  # where other packs keep face parsers
+
+
+def face_parser(choice: str, *, photos: bool) -> FaceParser | None:
+    """The face parser for one of BACKGROUND_MASKS; None for the geometric mask.
+
+    Args:
+        choice: "auto" takes a parser where its file is present.
+        photos: whether the model is one of photos: the parsers know no drawn faces, so that "auto" leaves them alone.
+
+    Raises:
+        PIDiffError: "parser", and no file is there.
+    """
+    if choice == "geometric" or (choice == "auto" and not photos):
+        return None
+    others = [Path(folder_paths.models_dir) / name for name in _FOLDERS_OF_OTHERS]
+    in_ours = (path for name in PARSER_FILES if (path := find_pidiff_file(name)))
+    in_others = (str(folder / name) for folder in others for name in PARSER_FILES if (folder / name).is_file())
+    path = next(in_ours, None) or next(in_others, None)
+    if path is not None:
+        return load_parser(path)
+    if choice == "auto":
+        return None
+    searched = ", ".join([*pidiff_folders(), *map(str, others)])
+    raise PIDiffError(
+        f"No face parser was found: put {' or '.join(PARSER_FILES)} from {PARSER_LINKS} into the folder models/pidiff "
+        f"(searched: {searched}), or set background_mask to 'geometric'."
+    )
+
+
+def insightface_root() -> str:
+    """Where the packs that use InsightFace keep its models: models/insightface, models/buffalo_l and others below."""
+    return str(Path(folder_paths.models_dir) / "insightface")

@@ -1,0 +1,112 @@
+"""The person in an aligned crop, pixel by pixel, by a face parser whose weights file the user has.
+
+W+ Adapter's preparation keeps every class but the background and the clothes: skin, features, ears, neck, hair, hat
+and jewels stay. So does this.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import load_pickle, load_strict
+from ..errors import PIDiffError
+from ..images import check_image_bchw, resize_bchw
+from .bisenet import BiSeNet
+from .parsenet import ParseNet
+
+# The names under which the files are published; what is in a file decides how it is read.
+PARSER_FILES = ("parsing_parsenet.pth", "parse_multi_iter_90000.pth", "parsing_bisenet.pth", "79999_iter.pth")
+PARSER_LINKS = "github.com/xinntao/facexlib (releases) or github.com/zllrunning/face-parsing.PyTorch"
+_SIZE_PX = 512  # what both networks were trained on
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One published network: how to know its files, how it wants its pictures, what it calls no person."""
+
+    name: str
+    signature: frozenset[str]
+    network: type[nn.Module]
+    mean: tuple[float, ...]  # of pixels in [0, 1]
+    std: tuple[float, ...]
+    left_out: tuple[int, ...]  # the background and the clothes
+
+
+_KINDS = (
+    _Kind(
+        "bisenet",
+        frozenset({"cp.resnet.conv1.weight", "ffm.convblk.conv.weight"}),
+        BiSeNet,
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+        (0, 16),
+    ),
+    _Kind(
+        "parsenet",
+        frozenset({"encoder.0.conv2d.weight", "out_mask_conv.conv2d.weight"}),
+        ParseNet,
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+        (0, 18),
+    ),
+)
+
+
+class FaceParser:
+    """A face parser from a published file, told by its keys and loaded strictly.
+
+    Args:
+        weights_path: one of PARSER_FILES, under any name.
+
+    Raises:
+        PIDiffError: the file cannot be read, or it is no face parser that is known here.
+    """
+
+    def __init__(self, weights_path: str | os.PathLike[str]) -> None:
+        state = load_pickle(weights_path)
+        kinds = [kind for kind in _KINDS if isinstance(state, Mapping) and kind.signature <= set(state)]
+        if not kinds:
+            held = ", ".join(map(str, list(state)[:4])) if isinstance(state, Mapping) else type(state).__name__
+            raise PIDiffError(
+                f"{weights_path} is no face parser that is known here (it holds {held} ...). Expected is one of "
+                f"{', '.join(PARSER_FILES)} from {PARSER_LINKS}."
+            )
+        self.kind = kinds[0]
+        self.network = self.kind.network().eval()
+        load_strict(self.network, state, name=f"the face parser in {Path(weights_path).name}")
+
+    @property
+    def name(self) -> str:
+        """ "bisenet" or "parsenet"."""
+        return self.kind.name
+
+    def person_mask(self, crops_bchw: Tensor) -> Tensor:
+        """Aligned crops (B, 3, H, H) in [-1, 1] -> a hard mask of the person (B, 1, 512, 512), 1 inside."""
+        check_image_bchw(crops_bchw, name="the aligned crop")
+        mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (self.kind.mean, self.kind.std))
+        pictures = resize_bchw(crops_bchw.float().cpu(), _SIZE_PX) * 0.5 + 0.5
+        with torch.no_grad():
+            classes = self.network((pictures - mean) / std).argmax(dim=1, keepdim=True)
+        outside = torch.isin(classes, torch.tensor(self.kind.left_out))
+        return (~outside).float()
+
+
+def load_parser(weights_path: str) -> FaceParser:
+    """The parser of this file, kept for the next time as long as the file stays the same."""
+    try:
+        modified = Path(weights_path).stat().st_mtime
+    except OSError as error:
+        raise PIDiffError(f"Cannot read {weights_path}: {error.strerror or error}.") from error
+    return _parser(weights_path, modified)
+
+
+@functools.lru_cache(maxsize=1)
+def _parser(path: str, _modified: float) -> FaceParser:
+    return FaceParser(path)
