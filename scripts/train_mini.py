@@ -68,7 +68,7 @@ def main() -> int:
         steps=steps,
         notes=notes,
         people=options.people,
-        compile=not options.no_compile,
+        compiled=not options.no_compile,
         say=environment.say,
     )
     return 0

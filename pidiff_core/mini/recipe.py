@@ -34,14 +34,14 @@ def run(
     steps: Mapping[str, int],
     notes: Mapping[str, str],
     people: int | None = None,
-    compile: bool = True,
+    compiled: bool = True,
     say: Callable[[str], None] = print,
 ) -> None:
     """Train what is not trained yet, and write the bundle.
 
     folder: checkpoints; each stage goes on from its own. target: where the bundle is written at the end. steps:
     optimiser steps of each stage. notes: facts for the files' metadata. people: fewer drawn people, to try the recipe.
-    compile: torch.compile the two long stages (worth it from a few hundred steps on).
+    compiled: torch.compile the two long stages (worth it from a few hundred steps on).
     """
     world = WORLD if people is None else replace(WORLD, people=people)
     judge_world = JUDGE_WORLD if people is None else replace(JUDGE_WORLD, people=people)
@@ -51,11 +51,11 @@ def run(
     say(f"rendering {len(world)} drawn pictures, once")
     pictures = rendered(world, folder / "data")
     say("stage 1 of 8, autoencoder: pictures <-> latents")
-    autoencoder = autoencoder_stage(pictures, folder / "autoencoder", steps=steps["autoencoder"], compile=compile)
+    autoencoder = autoencoder_stage(pictures, folder / "autoencoder", steps=steps["autoencoder"], compiled=compiled)
     latents = cached_latents(pictures, autoencoder, folder / f"latents-{made_of}.pt")
     say("stage 2 of 8, base: captions -> latents")
     base = base_stage(
-        pictures, latents, folder / "base", decode=autoencoder.decode, steps=steps["base"], compile=compile
+        pictures, latents, folder / "base", decode=autoencoder.decode, steps=steps["base"], compiled=compiled
     )
     say("stage 3 of 8, generator: W+ codes -> portrait")
     generator = generator_stage(pictures, folder / "generator", steps=steps["generator"])

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..stylegan2.generator import Generator
-from ..training.loop import LoopConfig, train
+from ..training.loop import LoopConfig, fresh, train
 from .autoencoder import MiniAutoencoder, reconstruction_loss
 from .base import TRAIN_STEPS, MiniBase, noise_levels, token_ids, velocity_loss
 from .captions import caption
@@ -32,10 +32,10 @@ _ENCODE_BATCH = 100
 
 
 def autoencoder_stage(
-    pictures: Pictures, folder: Path, *, steps: int = 3000, batch_size: int = 16, compile: bool = True
+    pictures: Pictures, folder: Path, *, steps: int = 3000, batch_size: int = 16, compiled: bool = True
 ) -> MiniAutoencoder:
     """Stage 1: pictures <-> latents."""
-    module = MiniAutoencoder().to(memory_format=torch.channels_last)
+    module = fresh(MiniAutoencoder, seed=1).to(memory_format=torch.channels_last)
 
     def batch(step: int) -> dict[str, Tensor]:
         indices = batch_indices(step, len(pictures.world), batch_size, seed=11)
@@ -47,7 +47,7 @@ def autoencoder_stage(
         output = module.decode(module.encode(images))
         save_grid(torch.cat([images[:6], output[:6], images[6:], output[6:]]), folder / "latest.png", columns=6)
 
-    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.998, seed=1, compile=compile)
+    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.998, seed=1, compiled=compiled)
     train(module, config, batch=batch, loss=reconstruction_loss, folder=folder, snapshot=snapshot)
     return module
 
@@ -75,10 +75,10 @@ def base_stage(
     decode: Callable[[Tensor], Tensor],
     steps: int = 3000,
     batch_size: int = 32,
-    compile: bool = True,
+    compiled: bool = True,
 ) -> MiniBase:
     """Stage 2: captions -> latents. Captions name traits now and then, so that the base can draw every one of them."""
-    module = MiniBase().to(memory_format=torch.channels_last)
+    module = fresh(MiniBase, seed=2).to(memory_format=torch.channels_last)
     alphas, sigmas = noise_levels()
 
     def batch(step: int) -> dict[str, Tensor]:
@@ -106,7 +106,9 @@ def base_stage(
         )
         save_grid(decode(sample(module, module.context(ids), seed=0)), folder / "latest.png", columns=6)
 
-    config = LoopConfig(steps=steps, learning_rate=1e-3, ema_decay=0.999, seed=2, checkpoint_every=500, compile=compile)
+    config = LoopConfig(
+        steps=steps, learning_rate=1e-3, ema_decay=0.999, seed=2, checkpoint_every=500, compiled=compiled
+    )
     train(module, config, batch=batch, loss=velocity_loss, folder=folder, snapshot=snapshot)
     return module
 
@@ -140,7 +142,7 @@ def sample(
 
 def generator_stage(pictures: Pictures, folder: Path, *, steps: int = 1500, batch_size: int = 32) -> Generator:
     """Stage 3: traits -> aligned head on white."""
-    module = Generator(GENERATOR)
+    module = fresh(lambda: Generator(GENERATOR), seed=3)
 
     def batch(step: int) -> dict[str, Tensor]:
         indices = portrait_indices(pictures, step, batch_size, seed=14)
@@ -154,7 +156,7 @@ def generator_stage(pictures: Pictures, folder: Path, *, steps: int = 1500, batc
         save_grid(torch.cat([inputs["crops"][:12], output]), folder / "latest.png", columns=12)
 
     config = LoopConfig(
-        steps=steps, learning_rate=1.5e-2, warmup_steps=100, weight_decay=0.0, ema_decay=0.998, seed=3, compile=False
+        steps=steps, learning_rate=1.5e-2, warmup_steps=100, weight_decay=0.0, ema_decay=0.998, seed=3, compiled=False
     )
     train(module, config, batch=batch, loss=drawing_loss, folder=folder, snapshot=snapshot)
     return module
@@ -167,7 +169,7 @@ def encoder_stage(
     with torch.no_grad():
         features = features_of(pictures, portrait_indices(pictures, 0, min(2000, pictures.world.people), seed=16))
         latent_avg = generator.mapping(features).mean(dim=0).expand(generator.config.num_styles, -1).clone()
-    module = CodeReader(generator, latent_avg)
+    module = fresh(lambda: CodeReader(generator, latent_avg), seed=4)
 
     def batch(step: int) -> dict[str, Tensor]:
         indices = portrait_indices(pictures, step, batch_size, seed=17)
@@ -186,7 +188,7 @@ def encoder_stage(
         output = module.generator.synthesis(codes, noise=None)
         save_grid(torch.cat([inputs["crops"][:12], inputs["inputs"][:12], output]), folder / "latest.png", columns=12)
 
-    config = LoopConfig(steps=steps, learning_rate=1e-3, ema_decay=0.998, seed=4, compile=False)
+    config = LoopConfig(steps=steps, learning_rate=1e-3, ema_decay=0.998, seed=4, compiled=False)
     train(module, config, batch=batch, loss=reading_loss, folder=folder, snapshot=snapshot)
     return module
 
@@ -211,7 +213,7 @@ def detector_stage(
     drawn: Pictures, shown: Pictures, folder: Path, *, steps: int = 800, batch_size: int = 64
 ) -> DrawnFaceDetector:
     """Stage 5: finds drawn faces, in renders and in what the autoencoder makes of them (`shown`)."""
-    module = DrawnFaceDetector()
+    module = fresh(DrawnFaceDetector, seed=6)
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([19, step])
@@ -228,14 +230,14 @@ def detector_stage(
         small = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
         return {"images": small, "points": points, "present": present}
 
-    config = LoopConfig(steps=steps, learning_rate=3e-3, ema_decay=0.995, seed=6, compile=False)
+    config = LoopConfig(steps=steps, learning_rate=3e-3, ema_decay=0.995, seed=6, compiled=False)
     train(module, config, batch=batch, loss=detection_loss, folder=folder)
     return module
 
 
 def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, people: int = 64) -> Judge:
     """Stage 6: tells people apart in pictures that went through the autoencoder, roughly aligned."""
-    module = Judge()
+    module = fresh(Judge, seed=7)
     scenes = shown.world.scenes
     colour = [
         [i * scenes + k for k in range(scenes) if shown.in_colour[i * scenes + k]] for i in range(shown.world.people)
@@ -253,7 +255,7 @@ def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, people: int
         first, second = judged_crops(shown.image_batch(indices), torch.from_numpy(points).float()).chunk(2)
         return {"first": first, "second": second}
 
-    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.995, seed=7, compile=False)
+    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.995, seed=7, compiled=False)
     train(module, config, batch=batch, loss=likeness_loss, folder=folder)
     return module
 

@@ -14,7 +14,7 @@ from ..adapter.adapter import IdentityAdapter
 from ..adapter.config import AdapterConfig
 from ..adapter.diffusers_processor import cross_attention_sites
 from ..e4e.encoder import E4eEncoder
-from ..training.loop import LoopConfig, train
+from ..training.loop import LoopConfig, fresh, train
 from ..training.strategy import IdentityTraining, StrategyConfig, strategy_loss
 from .autoencoder import MiniAutoencoder
 from .base import CONTEXT_WIDTH, TRAIN_STEPS, MiniBase, noise_levels, token_ids
@@ -100,7 +100,7 @@ def new_adapter(base: MiniBase, data: IdentityData) -> IdentityAdapter:
         hidden=128,
         mixer_layers=1,
     )
-    adapter = IdentityAdapter(config)
+    adapter = fresh(lambda: IdentityAdapter(config), seed=8)
     adapter.projection.code_std.copy_(data.code_std)
     return adapter
 
@@ -125,7 +125,7 @@ def extract_stage(
 
     module = IdentityTraining(base.unet, adapter, config=StrategyConfig("extract"))
     config = LoopConfig(
-        steps=steps, learning_rate=2e-3, warmup_steps=50, final_rate=0.3, ema_decay=0.99, seed=8, compile=False
+        steps=steps, learning_rate=2e-3, warmup_steps=50, final_rate=0.3, ema_decay=0.99, seed=8, compiled=False
     )
     train(module, config, batch=batch, loss=strategy_loss, folder=folder)
     module.binding.detach()
@@ -151,7 +151,7 @@ def localise_stage(
         }
 
     module = IdentityTraining(base.unet, adapter, config=StrategyConfig("localise"))
-    config = LoopConfig(steps=steps, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995, seed=9, compile=False)
+    config = LoopConfig(steps=steps, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995, seed=9, compiled=False)
     train(module, config, batch=batch, loss=strategy_loss, folder=folder)
     module.binding.detach()
 

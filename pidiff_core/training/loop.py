@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import PIDiffError
 
 Batch = dict[str, Tensor]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,13 @@ class LoopConfig:
     ema_decay: float = 0.999
     checkpoint_every: int = 200
     log_every: int = 25
-    precision: str = "bf16"  # accelerate's mixed precision: "no" or "bf16" (there is no loss scaling for fp16)
-    compile: bool = True  # torch.compile of the loss
-    seed: int = 0
+    precision: str = "bf16"  # of the loss: "bf16" by autocast, or "no" (there is no loss scaling for fp16)
+    compiled: bool = True  # torch.compile of the loss
+    seed: int = 0  # of the random numbers that the loss draws
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("no", "bf16"):
+            raise PIDiffError(f"The precision '{self.precision}' was asked for; training knows 'no' and 'bf16'.")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, as a factor of `learning_rate`."""
@@ -47,6 +52,13 @@ class LoopConfig:
             return (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def fresh(build: Callable[[], Module], *, seed: int) -> Module:
+    """A new module whose first weights depend on the seed alone; torch's own random numbers go on undisturbed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build()
 
 
 def train(
@@ -74,13 +86,12 @@ def train(
         PIDiffError: the loss is no longer finite, or `folder` holds the checkpoint of another module.
     """
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
     from diffusers.training_utils import EMAModel
     from tqdm import tqdm
 
-    # The first Accelerator of a process fixes the precision for all others, but every stage has its own.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
+    # Without its mixed precision: the first Accelerator of a process fixes that for all others, but stages differ.
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -92,36 +103,38 @@ def train(
     state_file = folder / "state.pt"
     start = _resume(state_file, module, optimizer, scheduler, average)
     average.to(accelerator.device)
-    torch.manual_seed(config.seed + start)
-    run = torch.compile(loss) if config.compile else loss
+    run = torch.compile(loss) if config.compiled else loss
     curve = _Curve(folder / "curve.csv", since=start)
     module.train()
-    for step in tqdm(range(start, config.steps), initial=start, total=config.steps, desc=folder.name, mininterval=30):
-        began = time.monotonic()
-        inputs = {name: tensor.to(accelerator.device) for name, tensor in batch(step).items()}
-        with accelerator.autocast():
-            values = run(module, inputs)
-        accelerator.backward(values["loss"])
-        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        scheduler.step()
-        average.step(parameters)
-        done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
-            scalars = {name: float(value.detach()) for name, value in values.items()}
-            if not math.isfinite(scalars["loss"]):
-                raise PIDiffError(
-                    f"The loss of {folder.name} is {scalars['loss']} at step {done}. The last good state is in "
-                    f"{state_file}: lower the learning rate and run again."
-                )
-            curve.add(done, time.monotonic() - began, scalars)
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            _save(state_file, done, module, optimizer, scheduler, average)
-            if snapshot is not None:
-                with _averaged(module, parameters, average), torch.no_grad():
-                    snapshot(module.cpu(), done)
-                    module.to(accelerator.device)
+    steps = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=folder.name, mininterval=30)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed + start)
+        for step in steps:
+            began = time.monotonic()
+            inputs = {name: tensor.to(accelerator.device) for name, tensor in batch(step).items()}
+            with autocast:
+                values = run(module, inputs)
+            accelerator.backward(values["loss"])
+            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            scheduler.step()
+            average.step(parameters)
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps:
+                scalars = {name: float(value.detach()) for name, value in values.items()}
+                if not math.isfinite(scalars["loss"]):
+                    raise PIDiffError(
+                        f"The loss of {folder.name} is {scalars['loss']} at step {done}. The last good state is in "
+                        f"{state_file}: lower the learning rate and run again."
+                    )
+                curve.add(done, time.monotonic() - began, scalars)
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                _save(state_file, done, module, optimizer, scheduler, average)
+                if snapshot is not None:
+                    with _averaged(module, parameters, average), torch.no_grad():
+                        snapshot(module.cpu(), done)
+                        module.to(accelerator.device)
     average.copy_to(parameters)
     module.cpu().eval()
 

@@ -27,7 +27,7 @@ def test_the_recipe_runs_resumes_and_writes_a_bundle(tmp_path):
             steps=dict.fromkeys(STAGES, steps),
             notes={"why": "a test"},
             people=80,
-            compile=False,
+            compiled=False,
             say=said.append,
         )
     model = bundle.load_identity(tmp_path / "bundle")

@@ -11,7 +11,7 @@ pytest.importorskip("accelerate", reason="training is the optional extra `train`
 pytest.importorskip("diffusers", reason="training is the optional extra `train`")
 
 from pidiff_core.errors import PIDiffError
-from pidiff_core.training.loop import LoopConfig, train
+from pidiff_core.training.loop import LoopConfig, fresh, train
 
 
 def batch(step: int) -> dict[str, torch.Tensor]:
@@ -31,7 +31,7 @@ def line() -> torch.nn.Module:
 def config(**fields) -> LoopConfig:
     defaults = {
         "steps": 60, "learning_rate": 0.1, "warmup_steps": 5, "ema_decay": 0.9, "checkpoint_every": 20, "log_every": 20,
-        "precision": "no", "compile": False,
+        "precision": "no", "compiled": False,
     }  # fmt: skip
     return LoopConfig(**{**defaults, **fields})
 
@@ -95,6 +95,40 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
     with pytest.raises(PIDiffError, match="step 40"):
         train(line(), config(), batch=broken, loss=loss, folder=tmp_path)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 20
+
+
+def noisy_loss(module, inputs):
+    out = module(inputs["x"]).float()
+    return {"loss": (out + torch.randn_like(out) - inputs["y"]).square().mean()}
+
+
+def test_what_is_random_follows_the_seed_and_disturbs_nobody(tmp_path):
+    before = torch.get_rng_state()
+    modules = [fresh(lambda: torch.nn.Linear(3, 1), seed=seed) for seed in (4, 4, 5)]
+    train(modules[0], config(), batch=batch, loss=noisy_loss, folder=tmp_path / "0")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(1)  # what else a process draws makes no difference
+    train(modules[1], config(), batch=batch, loss=noisy_loss, folder=tmp_path / "1")
+    assert torch.equal(modules[0].weight, modules[1].weight)
+    train(modules[2], config(), batch=batch, loss=noisy_loss, folder=tmp_path / "2")
+    assert not torch.equal(modules[0].weight, modules[2].weight)
+
+
+@pytest.mark.parametrize("order", [("no", "bf16"), ("bf16", "no")])
+def test_stages_of_one_process_differ_in_precision(tmp_path, order):
+    for precision in order:
+        seen = []
+
+        def recording(module, inputs, seen=seen):
+            seen.append(module(inputs["x"]).dtype)
+            return loss(module, inputs)
+
+        module = line()
+        train(module, config(precision=precision), batch=batch, loss=recording, folder=tmp_path / precision)
+        assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        assert module.weight.dtype == torch.float32
+    with pytest.raises(PIDiffError, match="'fp16'"):
+        config(precision="fp16")
 
 
 def test_the_rate_warms_up_and_decays():
