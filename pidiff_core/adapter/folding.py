@@ -187,7 +187,8 @@ def add_attended(out: Tensor, site: FoldedSite, *, attended: list[Attended], mas
         here = mask if mask is None or len(mask) == 1 else mask[step.rows]
         if step.attention is None:
             value = site.values[step.identity]
-            out[step.rows] += value if here is None else here[..., None] * value
+            # Not `out[rows] += ...`: Python would then copy the sum onto itself.
+            out[step.rows].add_(value if here is None else here[..., None] * value)
             continue
         attention = step.attention[:, 1:] if site.has_null else step.attention  # the null key's value is zero
         if here is not None:
@@ -195,7 +196,7 @@ def add_attended(out: Tensor, site: FoldedSite, *, attended: list[Attended], mas
             attention = rearrange(attention, "h n b pixels -> h n (b pixels)")
         if torch.compiler.is_compiling():  # functionalised code cannot write through a transposed view
             added = attention.transpose(1, 2) @ site.values[step.identity]
-            out[step.rows] += rearrange(added, "h (b n) d -> b n (h d)", n=out.shape[1])
+            out[step.rows].add_(rearrange(added, "h (b n) d -> b n (h d)", n=out.shape[1]))
             continue
         target = rearrange(out[step.rows] if batch > 1 else out, "b n (h d) -> h (b n) d", h=len(attention))
         target.baddbmm_(attention.transpose(1, 2), site.values[step.identity])
