@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from ..errors import PIDiffError
@@ -163,6 +162,8 @@ def _surroundings(image: Tensor, quad: Tensor, size: int) -> tuple[Tensor, Tenso
 
 def _mirror_pad(image: Tensor, pads: list[int], *, blur_px: float) -> Tensor:
     """Mirror outwards by `pads` (left, top, right, bottom), blur what is new, fade its far end to the median colour."""
+    from kornia.filters import gaussian_blur2d  # takes 0.2 s to import, which ComfyUI's start should not
+
     height, width = image.shape[-2:]
     rows = _mirrored(torch.arange(-pads[1], height + pads[3]), height)
     columns = _mirrored(torch.arange(-pads[0], width + pads[2]), width)
