@@ -23,7 +23,6 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ import torch
 
 from bench_peers import EmptyHook, IPAdapterHook, WPlusAdapterHook
 from bench_trace import held_bytes, trace_hooks
-from bench_unet import CONTEXT_WIDTH, Evaluation, Hooks, Replay, Stopwatch, random_sd15
+from bench_unet import CONTEXT_WIDTH, Evaluation, Patches, Replay, Stopwatch, random_sd15
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCE = 1e-5
@@ -80,7 +79,7 @@ def measure(pack: Any, options: argparse.Namespace) -> dict[str, dict[str, float
     model = random_sd15(device=device, dtype=DTYPES[options.dtype], channels=options.channels)
     evaluate = Evaluation.random(model, size_px=options.size, batch=options.batch)
     kinds = configurations(pack, model, rows=options.batch // 2)
-    replay = Replay(evaluate, list(kinds["empty"]), attention=next(iter(kinds["empty"].values())))
+    replay = Replay(evaluate, kinds["wplus4"], attention=next(iter(kinds["empty"].hooks.values())))
     agreement = {
         "wplus": relative_error(replay.outputs(kinds["wplus4"]), replay.outputs(kinds["wplus_published"])),
         "ipa4": relative_error(replay.outputs(kinds.pop("folded_ipa4")), replay.outputs(kinds["ipa4"])),
@@ -92,17 +91,17 @@ def measure(pack: Any, options: argparse.Namespace) -> dict[str, dict[str, float
             seconds = replay.time(kinds[name], watch)
             if repeat:  # the first one fills caches
                 inside[name].append(seconds)
-    kinds = {"bare": {}, **kinds}
+    kinds = {"bare": Patches(), **kinds}
     steps: dict[str, list[float]] = {name: [] for name in kinds}
     in_step: dict[str, list[float]] = {name: [] for name in kinds}
-    evaluate({})
+    evaluate(kinds["bare"])
     for number in range(options.rounds):
         for name in in_turn(kinds, number):
             steps[name].append(timed_step(evaluate, kinds[name], watch, device))
             in_step[name].append(watch.take())
     found: dict[str, dict[str, float]] = {"agreement": agreement}
     bare = statistics.median(steps["bare"])
-    for name, hooks in kinds.items():
+    for name, patches in kinds.items():
         seconds = statistics.median(inside.get(name, [0.0]))
         found[name] = {
             "inside_ms": 1e3 * seconds,
@@ -110,15 +109,15 @@ def measure(pack: Any, options: argparse.Namespace) -> dict[str, dict[str, float
             "step_s": statistics.median(steps[name]),
             "step_ratio": (bare + seconds) / bare,
             "end_to_end": statistics.median(steps[name]) / bare,
-            "held_mb": held_bytes(hooks, device) / 1e6,
+            "held_mb": held_bytes(patches, device) / 1e6,
         }
     if options.trace is not None:
         found["trace"] = dict(trace_hooks(evaluate, kinds["native18"], path=options.trace))
     return found
 
 
-def configurations(pack: Any, model: Any, *, rows: int) -> dict[str, Hooks]:
-    """Hooks by name, for a batch of `rows` conditional rows and as many unconditional ones."""
+def configurations(pack: Any, model: Any, *, rows: int) -> dict[str, Patches]:
+    """Patches by name, for a batch of `rows` conditional rows and as many unconditional ones."""
     from comfy.ldm.modules.attention import optimized_attention
 
     patching, wplus_module = pack.load("nodes.patching"), pack.load("pidiff_core.wplus")
@@ -128,39 +127,42 @@ def configurations(pack: Any, model: Any, *, rows: int) -> dict[str, Hooks]:
     decoupled = random_adapter(pack, model, format="wplus-adapter", query="host")  # IPAdapter's arithmetic
     wplus = random_codes(wplus_module, styles=18)
 
-    def ours(adapter: Any, codes: Any, **settings: Any) -> Hooks:
-        applied = patching.apply_identity(model, adapter, codes, options=patching.ApplyOptions(**settings))
-        return applied.model_options["transformer_options"]["patches_replace"]["attn2"]
+    def ours(adapter: Any, codes: Any, **settings: Any) -> Patches:
+        return Patches.on(patching.apply_identity(model, adapter, codes, options=patching.ApplyOptions(**settings)))
 
     both = ours(published, wplus, uncond_average=True)
-    sites = dict(zip(both, published.sites.values()))
-    host_sites = dict(zip(both, decoupled.sites.values()))
+    sites = dict(zip(both.hooks, published.sites.values()))
+    host_sites = dict(zip(both.hooks, decoupled.sites.values()))
     tokens = {half: make() for half, make in enumerate((lambda: published.tokens(wplus), published.zero_tokens))}
     host_tokens = {0: decoupled.tokens(wplus).to(like), 1: decoupled.zero_tokens().to(like)}
     many = {half: torch.randn(1, 16, CONTEXT_WIDTH).to(like) for half in (0, 1)}
     row_tokens = torch.cat([tokens[half].expand(rows, -1, -1) for half in (0, 1)]).to(like)
 
-    def ipadapter(its_tokens: Any) -> Hooks:
-        return {
-            key: IPAdapterHook(
-                optimized_attention, branch.to_k.weight.to(like), branch.to_v.weight.to(like), its_tokens
-            )
-            for key, branch in host_sites.items()
-        }
+    def ipadapter(its_tokens: Any) -> Patches:
+        return Patches(
+            {
+                key: IPAdapterHook(
+                    optimized_attention, branch.to_k.weight.to(like), branch.to_v.weight.to(like), its_tokens
+                )
+                for key, branch in host_sites.items()
+            }
+        )
 
     return {
-        "empty": {key: EmptyHook(optimized_attention) for key in both},
+        "empty": Patches({key: EmptyHook(optimized_attention) for key in both.hooks}),
         "wplus4": both,
         "native4": ours(random_adapter(pack, model, num_styles=4), random_codes(wplus_module, styles=4)),
         "native18": ours(random_adapter(pack, model), wplus),
-        "wplus_published": {
-            key: WPlusAdapterHook(
-                optimized_attention,
-                *(layer.weight.to(like) for layer in (branch.to_q, branch.to_k, branch.to_v)),
-                row_tokens,
-            )
-            for key, branch in sites.items()
-        },
+        "wplus_published": Patches(
+            {
+                key: WPlusAdapterHook(
+                    optimized_attention,
+                    *(layer.weight.to(like) for layer in (branch.to_q, branch.to_k, branch.to_v)),
+                    row_tokens,
+                )
+                for key, branch in sites.items()
+            }
+        ),
         "ipa4": ipadapter(host_tokens),
         "ipa16": ipadapter(many),
         "folded_ipa4": ours(decoupled, wplus, uncond_average=True),
@@ -188,25 +190,23 @@ def random_codes(wplus_module: Any, *, styles: int) -> Any:
     return wplus_module.WPlus(torch.randn(1, styles, 512), torch.zeros(styles, 512), space)
 
 
-def in_turn(kinds: dict[str, Hooks], number: int) -> list[str]:
+def in_turn(kinds: dict[str, Patches], number: int) -> list[str]:
     """The names in an order that begins elsewhere each time: nobody always runs behind the same neighbour's caches."""
     names = list(kinds)
     first = number % len(names)
     return names[first:] + names[:first]
 
 
-def timed_step(evaluate: Evaluation, hooks: Hooks, watch: Stopwatch, device: torch.device) -> float:
+def timed_step(evaluate: Evaluation, patches: Patches, watch: Stopwatch, device: torch.device) -> float:
     """Seconds of one whole evaluation; on a CPU `watch` looks into the hooks meanwhile."""
-    run: Callable[[], Any] = lambda: evaluate(hooks)  # noqa: E731
     if device.type == "cpu":
-        timed = {key: watch.around(hook) for key, hook in hooks.items()}
-        run = lambda: evaluate(timed, override=watch.text_attention)  # noqa: E731
-    else:
-        torch.cuda.synchronize()
+        began = time.perf_counter()
+        evaluate(patches.around(watch.timed), override=watch.text_attention)
+        return time.perf_counter() - began
+    torch.cuda.synchronize()
     began = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    evaluate(patches)
+    torch.cuda.synchronize()
     return time.perf_counter() - began
 
 

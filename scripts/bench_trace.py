@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench_unet import CONTEXT_WIDTH, Hook, Hooks
+from bench_unet import CONTEXT_WIDTH, Hook, Patches
 
 HOOK, TEXT = "identity hook", "text attention"
 # Each of these makes the host wait for a device.
@@ -21,23 +21,21 @@ SYNCHRONISING = (
 PRODUCTS = ("aten::linear", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm")
 
 
-def trace_hooks(run: Callable[..., Any], hooks: Hooks, *, path: Path | None = None) -> dict[str, int]:
-    """Profile `run(hooks, override=...)` and count what happens inside the hooks, the text's attention apart.
+def trace_hooks(run: Callable[..., Any], patches: Patches, *, path: Path | None = None) -> dict[str, int]:
+    """Profile `run(patches, override=...)` and count what happens inside the hooks, the text's attention apart.
 
     Args:
         path: where to write the trace for chrome://tracing or perfetto.
 
     Returns:
-        hooks: calls of hooks; synchronisations; conversions of type or device; resized maps; token_products: matrix
-        products over the tokens' width, as in projecting the identity's keys and values.
+        hooks: calls of hooks; in them: synchronisations; conversions of type or device; resized maps; token_products,
+        matrix products over the tokens' width, as in projecting the identity's keys and values. Beside them:
+        synchronisations_elsewhere, the UNet's own and those of wrappers.
     """
 
-    def marked(hook: Hook) -> Hook:
-        def call(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-            with record_function(HOOK):
-                return hook(q, k, v, extra_options)
-
-        return call
+    def marked(hook: Hook, *inputs: Any) -> Tensor:
+        with record_function(HOOK):
+            return hook(*inputs)
 
     def text_attention(attention: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         with record_function(TEXT):
@@ -45,15 +43,18 @@ def trace_hooks(run: Callable[..., Any], hooks: Hooks, *, path: Path | None = No
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     with profile(activities=activities, record_shapes=True) as profiler:
-        run({key: marked(hook) for key, hook in hooks.items()}, override=text_attention)
+        run(patches.around(marked), override=text_attention)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(path))
     events = list(profiler.events() or [])
-    inside = [event for event in events if _is_inside(event)]
+    inside = [event for event in events if _mark_above(event) == HOOK]
     return {
         "hooks": sum(event.name == HOOK for event in events),
         "synchronisations": sum(event.name in SYNCHRONISING for event in inside),
+        "synchronisations_elsewhere": sum(
+            event.name in SYNCHRONISING and _mark_above(event) is None for event in events
+        ),
         "conversions": sum(event.name == "aten::_to_copy" for event in inside),
         "resized_maps": sum("upsample" in event.name for event in inside),
         "token_products": sum(
@@ -62,22 +63,22 @@ def trace_hooks(run: Callable[..., Any], hooks: Hooks, *, path: Path | None = No
     }
 
 
-def _is_inside(event: Any) -> bool:
-    """Whether the nearest mark above an event is a hook's."""
+def _mark_above(event: Any) -> str | None:
+    """The nearest mark that an event is under."""
     parent = event.cpu_parent
     while parent is not None and parent.name not in (HOOK, TEXT):
         parent = parent.cpu_parent
-    return parent is not None and parent.name == HOOK
+    return None if parent is None else parent.name
 
 
-def held_bytes(hooks: Hooks, device: torch.device) -> int:
+def held_bytes(patches: Patches, device: torch.device) -> int:
     """Bytes of all tensors on a device that can be reached from the hooks: weights, folded sites, masks, caches.
 
     Whole storages count, once each, so that a small view of a large tensor is not taken for small.
     """
     storages: dict[int, int] = {}
     seen: set[int] = set()
-    todo: list[Any] = list(hooks.values())
+    todo: list[Any] = list(patches.hooks.values())
     while todo:
         thing = todo.pop()
         if id(thing) in seen or isinstance(thing, (str, bytes, int, float, type(None))) or callable_code(thing):

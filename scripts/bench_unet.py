@@ -4,17 +4,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Hook = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
-Hooks = Mapping[Any, Hook]  # by ComfyUI's key of a cross-attention: (block, number)
 
 CONTEXT_WIDTH, TEXT_TOKENS = 768, 77
 SIGMA = 5.0
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What a pack has put on a model.
+
+    Args:
+        hooks: by ComfyUI's key of a cross-attention, (block, number).
+        wrappers: around the host's functions, as its transformer_options hold them.
+    """
+
+    hooks: Mapping[Any, Hook] = field(default_factory=dict)
+    wrappers: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def on(cls, model: Any) -> Patches:
+        """Those of a ModelPatcher."""
+        options = model.model_options["transformer_options"]
+        return cls(options.get("patches_replace", {}).get("attn2", {}), model.wrappers)
+
+    def around(self, call: Callable[..., Tensor]) -> Patches:
+        """The same, but `call(hook, q, k, v, extra_options)` runs where the hook would have."""
+        return Patches({key: Around(hook, call) for key, hook in self.hooks.items()}, self.wrappers)
+
+
+class Around:
+    """A hook within another call; whoever looks for the hook's own attributes, as wrappers do, finds them."""
+
+    def __init__(self, hook: Hook, call: Callable[..., Tensor]) -> None:
+        self._hook, self._call = hook, call
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        return self._call(self._hook, *inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._hook, name)
 
 
 def random_sd15(*, device: torch.device, dtype: torch.dtype, channels: int = 320) -> Any:
@@ -70,11 +105,11 @@ class Evaluation:
         return cls(model, latents.to(model.load_device), context.to(model.load_device))
 
     @torch.inference_mode()
-    def __call__(self, hooks: Hooks, *, override: Callable[..., Tensor] | None = None) -> Tensor:
-        """The denoised latents, with these hooks on the cross-attentions."""
+    def __call__(self, patches: Patches, *, override: Callable[..., Tensor] | None = None) -> Tensor:
+        """The denoised latents, with these patches; `override` takes the host's attention and its arguments."""
         sigma = torch.full((len(self.latents),), SIGMA, device=self.latents.device)
         options = {"cond_or_uncond": [0, 1], "sigmas": sigma[: len(sigma) // 2]}
-        options["patches_replace"] = {"attn2": dict(hooks)}
+        options |= {"patches_replace": {"attn2": dict(patches.hooks)}, "wrappers": dict(patches.wrappers)}
         if override is not None:
             options["optimized_attention_override"] = override
         return self.model.model.apply_model(self.latents, sigma, c_crossattn=self.context, transformer_options=options)
@@ -96,17 +131,13 @@ class Stopwatch:
         self._wait()
         return time.perf_counter()
 
-    def around(self, hook: Hook) -> Hook:
-        """The same hook, timed."""
-
-        def timed(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-            self._text_s, began = 0.0, self._now()
-            out = hook(q, k, v, extra_options)
-            self.inside_s += self._now() - began - self._text_s
-            self._text_s = None
-            return out
-
-        return timed
+    def timed(self, hook: Hook, *inputs: Any) -> Tensor:
+        """A call of a hook, for `Patches.around`."""
+        self._text_s, began = 0.0, self._now()
+        out = hook(*inputs)
+        self.inside_s += self._now() - began - self._text_s
+        self._text_s = None
+        return out
 
     def text_attention(self, attention: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """ComfyUI's `optimized_attention_override`: every attention that is called with the step's options."""
@@ -126,11 +157,15 @@ class Stopwatch:
 class Replay:
     """The inputs of every hook in one real evaluation, to call hooks again without the rest of the UNet.
 
+    Args:
+        patches: whose sites and wrappers there are in that evaluation.
+        attention: what stands in for their hooks.
+
     Attributes:
         calls: (key, (q, k, v), extra_options) of each, in order.
     """
 
-    def __init__(self, evaluate: Evaluation, keys: list[Any], *, attention: Hook) -> None:
+    def __init__(self, evaluate: Evaluation, patches: Patches, *, attention: Hook) -> None:
         self.calls: list[tuple[Any, tuple[Tensor, Tensor, Tensor], dict[str, Any]]] = []
 
         def recorder(key: Any) -> Hook:
@@ -140,16 +175,16 @@ class Replay:
 
             return record
 
-        evaluate({key: recorder(key) for key in keys})
+        evaluate(Patches({key: recorder(key) for key in patches.hooks}, patches.wrappers))
 
     @torch.inference_mode()
-    def outputs(self, hooks: Hooks) -> dict[Any, Tensor]:
+    def outputs(self, patches: Patches) -> dict[Any, Tensor]:
         """What each hook returns."""
-        return {key: hooks[key](*qkv, dict(options)) for key, qkv, options in self.calls}
+        return {key: patches.hooks[key](*qkv, dict(options)) for key, qkv, options in self.calls}
 
     @torch.inference_mode()
-    def time(self, hooks: Hooks, watch: Stopwatch) -> float:
+    def time(self, patches: Patches, watch: Stopwatch) -> float:
         """Seconds inside all hooks of one evaluation."""
         for key, qkv, options in self.calls:
-            watch.around(hooks[key])(*qkv, options | {"optimized_attention_override": watch.text_attention})
+            watch.timed(patches.hooks[key], *qkv, options | {"optimized_attention_override": watch.text_attention})
         return watch.take()

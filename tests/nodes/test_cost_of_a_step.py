@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import bench_adapter
 from bench_trace import trace_hooks
-from bench_unet import Evaluation, Replay, random_sd15
+from bench_unet import Evaluation, Patches, Replay, random_sd15
 
 SITES = 16
 
@@ -28,17 +28,16 @@ def unet(comfy, pack):
     adapter = bench_adapter.random_adapter(pack, model)
     wplus = bench_adapter.random_codes(pack.load("pidiff_core.wplus"), styles=18)
 
-    def hooks(*, mask=None, **options):
+    def patches(*, mask=None, **options):
         options = patching.ApplyOptions(**options)
-        patched = patching.apply_identity(model, adapter, wplus, options=options, mask_bhw=mask)
-        return patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+        return Patches.on(patching.apply_identity(model, adapter, wplus, options=options, mask_bhw=mask))
 
     evaluate = Evaluation.random(model, size_px=64, batch=2)
-    keys = list(hooks())
     empty = EmptyHook(optimized_attention)
-    replay = Replay(evaluate, keys, attention=empty)
+    sites = Patches(patches().hooks)  # without our wrappers: hooks that read what an evaluation says for themselves
+    replay = Replay(evaluate, sites, attention=empty)
     names = [spec.name for spec in adapter.config.sites]
-    return SimpleNamespace(model=model, hooks=hooks, evaluate=evaluate, empty=empty, replay=replay, names=names)
+    return SimpleNamespace(model=model, patches=patches, evaluate=evaluate, empty=empty, replay=replay, names=names)
 
 
 def products(hook, *inputs):
@@ -50,10 +49,10 @@ def products(hook, *inputs):
 
 def test_sites_of_factor_zero_carry_no_patch(unet):
     off = unet.names[::2]
-    left = unet.hooks(sites=dict.fromkeys(off, 0.0))
-    assert len(unet.hooks()) == SITES
+    left = unet.patches(sites=dict.fromkeys(off, 0.0)).hooks
+    assert len(unet.patches().hooks) == SITES
     assert {patch.name for patch in left.values()} == set(unet.names) - set(off)
-    assert unet.hooks(sites=dict.fromkeys(unet.names, 0.0)) == {}
+    assert unet.patches(sites=dict.fromkeys(unet.names, 0.0)) == Patches()
 
 
 NO_LEVEL = {"coarse": 0.0, "medium": 0.0, "fine": 0.0}
@@ -65,11 +64,11 @@ NO_LEVEL = {"coarse": 0.0, "medium": 0.0, "fine": 0.0}
     ids=["strength", "levels", "range"],
 )
 def test_an_identity_that_does_nothing_is_not_there(unet, options):
-    assert unet.hooks(**options) == {}
+    assert unet.patches(**options) == Patches()
 
 
 def test_the_unconditional_half_and_steps_outside_the_range_compute_nothing(unet):
-    hooks = unet.hooks(end_percent=0.5)
+    hooks = unet.patches(end_percent=0.5).hooks
     sampling = unet.model.get_model_object("model_sampling")
     late, early = (float(sampling.percent_to_sigma(percent)) for percent in (0.9, 0.1))
     key, (q, k, v), options = unet.replay.calls[0]
@@ -88,10 +87,23 @@ def test_the_unconditional_half_and_steps_outside_the_range_compute_nothing(unet
 def test_masks_are_resized_once_and_not_in_every_step(unet):
     mask = torch.zeros(1, 64, 64)
     mask[..., :32] = 1.0
-    hooks = unet.hooks(mask=mask)
-    first, second = (trace_hooks(unet.evaluate, hooks) for _ in range(2))
+    masked = unet.patches(mask=mask)
+    first, second = (trace_hooks(unet.evaluate, masked) for _ in range(2))
     assert first["resized_maps"] == 4  # one a resolution, not one a site
     assert second["resized_maps"] == second["conversions"] == second["synchronisations"] == 0
+
+
+def test_the_noise_level_is_read_once_an_evaluation_and_outside_the_hooks(unet):
+    always, ranged = unet.patches(), unet.patches(end_percent=0.9)
+    bare = Patches(dict.fromkeys(always.hooks, unet.empty))
+    reads = {
+        name: trace_hooks(unet.evaluate, patches)
+        for name, patches in (("bare", bare), ("always", always), ("ranged", ranged))
+    }
+    assert all(counts["synchronisations"] == 0 for counts in reads.values())
+    elsewhere = {name: counts["synchronisations_elsewhere"] for name, counts in reads.items()}
+    assert elsewhere["always"] == elsewhere["bare"]
+    assert elsewhere["ranged"] == elsewhere["bare"] + 1
 
 
 @pytest.mark.parametrize("kind", ["host", "text"])
