@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -14,30 +18,53 @@ STAGES = ("autoencoder", "base", "generator", "encoder", "detector", "judge", "e
 
 
 @pytest.mark.slow
-def test_the_recipe_runs_resumes_and_writes_a_bundle(tmp_path):
+def test_the_recipe_runs_resumes_and_writes_a_bundle(root, tmp_path):
     pytest.importorskip("accelerate", reason="training is the optional extra `train`")
     pytest.importorskip("diffusers", reason="training is the optional extra `train`")
     from pidiff_core.mini.recipe import run
 
+    shipped = {path: path.stat().st_mtime_ns for path in bundle.WEIGHTS.iterdir()}
+    command = [sys.executable, str(root / "scripts" / "train_mini.py"), "--out", str(tmp_path), "--people", "80"]
+    trial = subprocess.run(  # one step a stage, by the command that a user types
+        [*command, "--scale", "0.0001", "--no-compile"], capture_output=True, text=True
+    )
+    assert trial.returncode == 0, trial.stdout[-3000:] + trial.stderr[-3000:]
+    assert shipped == {path: path.stat().st_mtime_ns for path in bundle.WEIGHTS.iterdir()}  # a trial leaves it alone
+    assert json.loads(bundle.load_base(tmp_path / "bundle")[1]["notes"]["steps"]) == dict.fromkeys(STAGES, 1)
+
     said: list[str] = []
-    for steps in (1, 2):  # the second run resumes every stage
-        run(
-            tmp_path / "run",
-            tmp_path / "bundle",
-            steps=dict.fromkeys(STAGES, steps),
-            notes={"why": "a test"},
-            people=80,
-            compiled=False,
-            say=said.append,
-        )
-    model = bundle.load_identity(tmp_path / "bundle")
+    run(  # resumes every stage
+        tmp_path,
+        tmp_path / "longer",
+        steps=dict.fromkeys(STAGES, 2),
+        notes={"why": "a test"},
+        people=80,
+        compiled=False,
+        say=said.append,
+    )
+    assert sum("stage" in sentence for sentence in said) == len(STAGES)
+    for stage in STAGES:
+        assert torch.load(tmp_path / stage / "state.pt", weights_only=True)["step"] == 2
+        assert len((tmp_path / stage / "curve.csv").read_text().splitlines()) == 3  # a header and both runs' last steps
+    model = bundle.load_identity(tmp_path / "longer")
     codes = encode(model, torch.zeros(1, 3, 64, 64))
     assert codes.codes.shape == (1, 10, 128)
     assert decode(model, codes).shape == (1, 64, 64, 3)
-    _, config = bundle.load_base(tmp_path / "bundle")
-    assert config["notes"] == {"why": "a test"}
-    bundle.load_judge(tmp_path / "bundle")
-    assert sum("stage" in sentence for sentence in said) == 2 * len(STAGES)
+    assert bundle.load_base(tmp_path / "longer")[1]["notes"] == {"why": "a test"}
+    bundle.load_judge(tmp_path / "longer")
+
+
+def test_a_stage_gives_the_same_weights_every_time(tmp_path):
+    pytest.importorskip("accelerate", reason="training is the optional extra `train`")
+    pytest.importorskip("diffusers", reason="training is the optional extra `train`")
+    from pidiff_core.mini.data import World, rendered
+    from pidiff_core.mini.train import detector_stage
+
+    pictures = rendered(World(seed=1, people=4, scenes=2), tmp_path)
+    first, second = (
+        detector_stage(pictures, pictures, tmp_path / folder, steps=1, batch_size=8).state_dict() for folder in "ab"
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_shipped_bundle_is_small_and_loads():
