@@ -9,6 +9,7 @@ import folder_paths
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.face.parsing import PARSER_FILES, PARSER_LINKS, FaceParser, load_parser
 from .folders import find_pidiff_file, pidiff_folders
+from .placement import place
 
 BACKGROUND_MASKS = ("auto", "parser", "geometric")
 _FOLDERS_OF_OTHERS = ("facexlib", "facedetection")  # where other packs keep face parsers
@@ -31,7 +32,7 @@ def face_parser(choice: str, *, photos: bool) -> FaceParser | None:
     in_others = (str(folder / name) for folder in others for name in PARSER_FILES if (folder / name).is_file())
     path = next(in_ours, None) or next(in_others, None)
     if path is not None:
-        return load_parser(path)
+        return load_parser(path, place=place)
     if choice == "auto":
         return None
     searched = ", ".join([*pidiff_folders(), *map(str, others)])

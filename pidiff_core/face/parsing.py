@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..checkpoint import load_pickle, load_strict
 from ..errors import PIDiffError
 from ..images import check_image_bchw, resize_bchw
+from ..lazy import LazyNetwork, Place, stay
 from .bisenet import BiSeNet
 from .parsenet import ParseNet
 
@@ -64,12 +65,13 @@ class FaceParser:
 
     Args:
         weights_path: one of PARSER_FILES, under any name.
+        place: where the host's model management takes over.
 
     Raises:
         PIDiffError: the file cannot be read, or it is no face parser that is known here.
     """
 
-    def __init__(self, weights_path: str | os.PathLike[str]) -> None:
+    def __init__(self, weights_path: str | os.PathLike[str], *, place: Place = stay) -> None:
         state = load_pickle(weights_path)
         kinds = [kind for kind in _KINDS if isinstance(state, Mapping) and kind.signature <= set(state)]
         if not kinds:
@@ -79,8 +81,10 @@ class FaceParser:
                 f"{', '.join(PARSER_FILES)} from {PARSER_LINKS}."
             )
         self.kind = kinds[0]
-        self.network = self.kind.network().eval()
-        load_strict(self.network, state, name=f"the face parser in {Path(weights_path).name}")
+        with torch.inference_mode(False):
+            network = self.kind.network().eval()
+            load_strict(network, state, name=f"the face parser in {Path(weights_path).name}")
+        self.network = LazyNetwork(lambda: network, place=place)
 
     @property
     def name(self) -> str:
@@ -90,23 +94,25 @@ class FaceParser:
     def person_mask(self, crops_bchw: Tensor) -> Tensor:
         """Aligned crops (B, 3, H, H) in [-1, 1] -> a hard mask of the person (B, 1, 512, 512), 1 inside."""
         check_image_bchw(crops_bchw, name="the aligned crop")
+        network = self.network.ready()
+        weight = next(network.parameters())
         mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (self.kind.mean, self.kind.std))
         pictures = resize_bchw(crops_bchw.float().cpu(), _SIZE_PX) * 0.5 + 0.5
         with torch.no_grad():
-            classes = self.network((pictures - mean) / std).argmax(dim=1, keepdim=True)
+            classes = network(((pictures - mean) / std).to(weight)).argmax(dim=1, keepdim=True).cpu()
         outside = torch.isin(classes, torch.tensor(self.kind.left_out))
         return (~outside).float()
 
 
-def load_parser(weights_path: str) -> FaceParser:
+def load_parser(weights_path: str, *, place: Place = stay) -> FaceParser:
     """The parser of this file, kept for the next time as long as the file stays the same."""
     try:
         modified = Path(weights_path).stat().st_mtime
     except OSError as error:
         raise PIDiffError(f"Cannot read {weights_path}: {error.strerror or error}.") from error
-    return _parser(weights_path, modified)
+    return _parser(weights_path, modified, place)
 
 
 @functools.lru_cache(maxsize=1)
-def _parser(path: str, _modified: float) -> FaceParser:
-    return FaceParser(path)
+def _parser(path: str, _modified: float, place: Place) -> FaceParser:
+    return FaceParser(path, place=place)

@@ -126,6 +126,77 @@ def test_no_face_can_mean_the_whole_image(model):
     assert fallback.wplus.origin["photos"][0]["found_by"] == "whole image"
 
 
+def test_pass_through_keeps_a_place_for_a_photo_of_nobody(model):
+    batch = photos(3)
+    batch[1] = 0.0
+
+    class SeesPatterns(Finds):
+        def detect(self, image_bchw):
+            return super().detect(image_bchw) if image_bchw.std() > 0.01 else []
+
+    reading = read_identity(model, batch, detectors=[SeesPatterns(POINTS)], on_no_face="pass through")
+    assert reading.wplus.present == (True, False, True)
+    torch.testing.assert_close(reading.wplus.codes[1], model.latent_avg)
+    alone = read_identity(model, batch[2:], detectors=[Finds(POINTS)])
+    torch.testing.assert_close(reading.wplus.codes[2], alone.wplus.codes[0], rtol=1e-4, atol=1e-5)
+    assert alone.wplus.present == (True,)
+    assert "present" not in alone.wplus.origin
+    assert reading.masks_bhw[1].max() == 0.0
+    assert reading.crops_bhwc[1].min() == 1.0  # nothing of the photo is kept
+    assert reading.wplus.origin["photos"][1]["found_by"] == "nobody"
+    assert reading.wplus.select(1).present == (False,)
+
+
+def test_pass_through_without_anybody_is_the_average_person(model):
+    reading = read_identity(model, photos(2), detectors=[Finds()], on_no_face="pass through")
+    assert reading.wplus.present == (False, False)
+    torch.testing.assert_close(reading.wplus.codes, model.latent_avg.expand(2, -1, -1))
+
+
+def test_all_faces_of_all_photos_have_a_code_and_a_mask(model):
+    small = (POINTS - POINTS.mean(dim=0)) * 0.4 + torch.tensor([130.0, 90.0])
+    detector = Finds(small, POINTS)
+    together = read_identity(model, photos(2), detectors=[detector], choose="all")
+    assert len(together.wplus) == len(together.crops_bhwc) == len(together.masks_bhw) == 4
+    assert together.wplus.source.startswith("4 faces of 2 photos")
+    for photo in range(2):
+        for index in range(2):
+            one = read_identity(model, photos(2)[photo : photo + 1], detectors=[detector], face_index=index)
+            row = 2 * photo + index
+            torch.testing.assert_close(together.wplus.codes[row], one.wplus.codes[0], rtol=1e-4, atol=1e-5)
+            assert torch.equal(together.masks_bhw[row], one.masks_bhw[0])
+
+
+@pytest.mark.parametrize(
+    ("choose", "index", "x"), [("left to right", 0, 72), ("left to right", 1, 130), ("top to bottom", -1, 130)]
+)
+def test_faces_are_chosen_by_place(model, choose, index, x):
+    small = (POINTS - POINTS.mean(dim=0)) * 0.4 + torch.tensor([130.0, 90.0])
+    reading = read_identity(model, photos(), detectors=[Finds(small, POINTS)], choose=choose, face_index=index)
+    mask = reading.masks_bhw[0]
+    assert float((mask * torch.arange(160)).sum() / mask.sum()) == pytest.approx(x, abs=4)
+
+
+def test_another_node_s_faces_are_chosen_like_a_detector_s(model):
+    small = (POINTS - POINTS.mean(dim=0)) * 0.4 + torch.tensor([130.0, 90.0])
+    wire = {"frames": [[{"landmarks_xy": five.numpy()} for five in (small, POINTS)]], "image_size": (120, 160)}
+    largest = read_identity(model, photos(), detectors=[], landmarks=wire)
+    second = read_identity(model, photos(), detectors=[], landmarks=wire, face_index=1)
+    assert largest.masks_bhw[0, 65, 72] > 0.9
+    assert second.masks_bhw[0, 90, 130] > 0.9
+    assert len(read_identity(model, photos(), detectors=[], landmarks=wire, choose="all").wplus) == 2
+    empty = {"frames": [[]], "image_size": (120, 160)}
+    with pytest.raises(PIDiffError, match=r"No face was found.*the landmarks given"):
+        read_identity(model, photos(), detectors=[Finds(POINTS)], landmarks=empty)
+
+
+def test_a_mask_of_the_background_is_an_error(model):
+    mask = torch.ones(120, 160)
+    mask[10:110, 30:115] = 0.0  # where the head is
+    with pytest.raises(PIDiffError, match=r"keeps [0-4]% of the head.*Invert it"):
+        read_identity(model, photos(), detectors=[Finds(POINTS)], mask_bhw=mask)
+
+
 @pytest.mark.parametrize("shape", [(120, 160), (1, 120, 160), (1, 60, 80)])
 def test_the_users_mask_decides_what_is_kept(model, shape):
     mask = torch.zeros(shape)
