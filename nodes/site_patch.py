@@ -54,6 +54,7 @@ class Identity:
         self._halves = {COND: dict(sites), UNCOND: dict(uncond_sites)}
         self._mask = mask
         self.always = always
+        self.attends_from_text = any(site.query == "text" for half in self._halves.values() for site in half.values())
         self._range = (sigma_end, sigma_start)
         self._placed: dict[tuple[Any, ...], FoldedSite] = {}
         self._masks: dict[tuple[Any, ...], Tensor] = {}
@@ -154,18 +155,20 @@ class SitePatch:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
         """q (B, N, C), k and v (B, L, C), heads merged -> what `to_out` takes (B, N, C)."""
-        text_output = (
-            _host_attention(q, k, v, extra_options) if self.inner is None else self.inner(q, k, v, extra_options)
-        )
+        base = _host_attention(q, k, v, extra_options) if self.inner is None else self.inner(q, k, v, extra_options)
         evaluation: Evaluation | None = extra_options.get(EVALUATION_KEY)
         if evaluation is None:
             evaluation = evaluation_of(extra_options, with_noise_level=self.needs_noise_level)
         acting = [identity for identity in self.identities if identity.acts_at(evaluation.noise_level)]
+        text_output = base
+        if self.inner is not None and any(identity.attends_from_text for identity in acting):
+            # W+ Adapter's queries come from the text alone: what another pack adds to it must not turn them.
+            text_output = _host_attention(q, k, v, extra_options)
         # What nobody else holds may be changed where it is: a copy of it costs as much as the whole branch.
-        own = self.inner is None and not self.callbacks
-        own = own and text_output.is_contiguous() and not text_output.requires_grad
-        result = self._draw(acting, q, text_output, evaluation=evaluation, extra_options=extra_options, in_place=own)
-        base = text_output
+        own = self.inner is None and not self.callbacks and base.is_contiguous() and not base.requires_grad
+        result = self._draw(
+            acting, base, q=q, text_output=text_output, evaluation=evaluation, extra_options=extra_options, in_place=own
+        )
         for callback, kwargs in self.callbacks:
             if self._in_range(evaluation.noise_level, kwargs):
                 added = callback(base, q, k, v, extra_options, **kwargs)
@@ -175,14 +178,15 @@ class SitePatch:
     def _draw(
         self,
         identities: Sequence[Identity],
+        base: Tensor,
+        *,
         q: Tensor,
         text_output: Tensor,
-        *,
         evaluation: Evaluation,
         extra_options: Mapping[str, Any],
         in_place: bool,
     ) -> Tensor:
-        """The text output with the identities added to the rows of the conditional half."""
+        """`base` with the identities added to the rows of their halves."""
         watch: Watch | None = extra_options.get(WATCH_KEY)
         rows = len(q) // len(evaluation.chunks)
         precision = extra_options.get("attn_precision")
@@ -211,11 +215,11 @@ class SitePatch:
                     )
                 steps.append((site, attended, mask))
             if steps and result is None:
-                result = text_output if in_place else text_output.clone(memory_format=torch.contiguous_format)
+                result = base if in_place else base.clone(memory_format=torch.contiguous_format)
             for site, attended, mask in steps:
                 assert result is not None
                 add_attended(result[part], site, attended=attended, mask=mask)
-        return text_output if result is None else result
+        return base if result is None else result
 
     @staticmethod
     def _in_range(noise_level: float | None, kwargs: Mapping[str, Any]) -> bool:
