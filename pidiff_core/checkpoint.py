@@ -10,6 +10,7 @@ import re
 import uuid
 import zipfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import PIDiffError
+from .mapped import MappedFiles
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -199,12 +201,20 @@ def settle(network: _Network, *, dtype: torch.dtype = torch.float32, name: str) 
     Raises:
         PIDiffError: weights that are not finite, or not in `dtype`.
     """
-    broken = []
-    for key, tensor in network.state_dict(keep_vars=True).items():
+    files = MappedFiles()
+
+    def copied(tensor: Tensor) -> tuple[Tensor, bool]:
         own = tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
-        if not all_finite(own):
-            broken.append(key)
-        tensor.data = own
+        files.release(tensor)
+        return own, all_finite(own)
+
+    broken = []
+    state = network.state_dict(keep_vars=True)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # torch copies with one thread, and most of it is waiting
+        for (key, tensor), (own, is_finite) in zip(state.items(), pool.map(copied, state.values())):
+            tensor.data = own
+            if not is_finite:
+                broken.append(key)
     if broken:
         half = " (half precision holds no number above 65504: choose fp32)" if dtype == torch.float16 else ""
         raise PIDiffError(f"The weights of {name} are not finite: {listed(broken)}{half}. Is this the right file?")

@@ -63,10 +63,10 @@ def encoder_config_of(state: Mapping[str, Tensor], *, name: str) -> EncoderConfi
         groups = [(depth, len(list(units))) for depth, units in groupby(depths)]
         (depth1, count1), (depth2, count2), (depth3, count3), (depth4, count4) = groups
         num_styles = _count(state, r"styles\.(\d+)\.")
-        convs = Counter(
-            sum(bool(re.fullmatch(rf"styles\.{style}\.convs\.\d+\.weight", key)) for key in state)
-            for style in range(num_styles)
+        convolutions = Counter(
+            found[1] for key in state if (found := re.match(r"styles\.(\d+)\.convs\.\d+\.weight", key))
         )
+        convs = Counter(convolutions.values())
         halvings = min(convs)
         return EncoderConfig(
             image_size=16 * 2**halvings,

@@ -1,6 +1,7 @@
 """Benchmarks: `python scripts/bench.py NAME [options]`; the last line of each is one JSON object.
 
 adapter   time and memory of an identity while sampling, beside other packs' arithmetic
+encode    the published encoder from its file to the codes: time and memory, beside the reference's way
 mini      likeness of the embedded model, measured by its judge on held-out drawn people
 
 `python scripts/bench.py NAME --help` lists a benchmark's options.
@@ -14,7 +15,7 @@ import sys
 
 import environment
 
-BENCHMARKS = ("adapter", "mini")
+BENCHMARKS = ("adapter", "encode", "mini")
 
 
 def main() -> int:

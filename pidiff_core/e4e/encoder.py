@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from collections.abc import Callable
+from itertools import accumulate, islice
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..shapes import check_shape
+from . import inference
 from .config import EncoderConfig
 from .layers import IRSEUnit, StyleHead
 
@@ -50,18 +53,40 @@ class E4eEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Crops (B, 3, H, H) in [-1, 1] -> offsets (B, S, D): the first, plus every other's difference to it."""
         check_shape(images, f"B 3 {self.config.image_size} {self.config.image_size}", name="the encoder's crop")
+        if self.training or torch.is_grad_enabled():
+            return self.plain(images)
+        return self._offsets(inference.stem(self.input_layer, images), unit=inference.unit, heads=inference.heads)
+
+    def plain(self, images: Tensor) -> Tensor:
+        """`forward` module by module, as the checkpoint nests them: for training, and as inference's twin."""
+        return self._offsets(
+            self.input_layer(images),
+            unit=lambda layer, x: layer(x),
+            heads=lambda layers, features: [layer(features) for layer in layers],
+        )
+
+    def _offsets(
+        self,
+        x: Tensor,
+        *,
+        unit: Callable[[IRSEUnit, Tensor], Tensor],
+        heads: Callable[[list[StyleHead], Tensor], list[Tensor]],
+    ) -> Tensor:
         ends = [end - 1 for end in accumulate(self.config.units)]  # last unit of each group
         taps = []
-        x = self.input_layer(images)
-        for index, unit in enumerate(self.body):
-            x = unit(x)
+        for index, layer in enumerate(self.body):
+            x = unit(cast(IRSEUnit, layer), x)
             if index in ends[1:]:
                 taps.append(x)
         fine, medium, coarse = taps
         medium = upsample_like(coarse, medium) + self.latlayer1(medium)
         fine = upsample_like(medium, fine) + self.latlayer2(fine)
-        features = [level for level, count in zip((coarse, medium, fine), self.config.heads) for _ in range(count)]
-        first, *others = (head(level) for head, level in zip(self.styles, features))
+        remaining = (cast(StyleHead, layer) for layer in self.styles)
+        first, *others = (
+            style
+            for level, count in zip((coarse, medium, fine), self.config.heads)
+            for style in heads(list(islice(remaining, count)), level)
+        )
         return torch.stack([first, *(first + other for other in others)], dim=1)
 
 

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..initial import normal
+
 HEAD_LEAK = 0.01  # slope of the leaky ReLU in the style heads
 
 
@@ -26,8 +28,11 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        squeezed = x.mean(dim=(2, 3), keepdim=True)
-        return x * torch.sigmoid(self.fc2(F.relu(self.fc1(squeezed))))
+        return x * self.gate(x.mean(dim=(2, 3), keepdim=True))
+
+    def gate(self, means: Tensor) -> Tensor:
+        """Means of the channels (B, C, 1, 1) -> their factors in (0, 1), same shape."""
+        return torch.sigmoid(self.fc2(F.relu(self.fc1(means))))
 
 
 class IRSEUnit(nn.Module):
@@ -60,7 +65,7 @@ class HeadLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features))
+        self.weight = nn.Parameter(normal(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.scale = 1.0 / math.sqrt(in_features)
 

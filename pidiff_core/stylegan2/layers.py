@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..initial import normal
+
 LEAK = 0.2  # slope of the leaky ReLU
 GAIN = math.sqrt(2.0)  # keeps the variance after it
 FP16_CLAMP = 256.0  # activations in half precision stay far from 65504, as in the authors' own fp16 layers
@@ -26,9 +28,8 @@ def leaky(x: Tensor) -> Tensor:
 
 def blur_kernel(gain: float = 1.0) -> Tensor:
     """(4, 4): the binomial filter [1, 3, 3, 1] in both directions, summing to `gain`."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    kernel = torch.outer(taps, taps)
-    return kernel / kernel.sum() * gain
+    taps = (1.0, 3.0, 3.0, 1.0)
+    return torch.tensor([[row * column * gain / 64 for column in taps] for row in taps])
 
 
 def blur(x: Tensor, kernel: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class EqualLinear(nn.Module):
         self, in_features: int, out_features: int, *, bias: float = 0.0, lr_mul: float = 1.0, activate: bool = False
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_mul)
+        self.weight = nn.Parameter(normal(out_features, in_features, std=1 / lr_mul))
         self.bias = nn.Parameter(torch.full((out_features,), bias))
         self.scale = lr_mul / math.sqrt(in_features)
         self.lr_mul = lr_mul
@@ -102,7 +103,7 @@ class ModulatedConv(nn.Module):
         upsample: bool = False,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(1, out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(normal(1, out_channels, in_channels, kernel_size, kernel_size))
         self.modulation = EqualLinear(width, in_channels, bias=1.0)
         self.scale = 1.0 / math.sqrt(in_channels * kernel_size**2)
         self.padding = kernel_size // 2

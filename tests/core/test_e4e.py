@@ -1,12 +1,15 @@
-"""The encoder: published layout, which head reads which map, offsets, inputs that do not fit."""
+"""The encoder: published layout, which head reads which map, offsets, inference and its twin, wrong inputs."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 
 from pidiff_core.e4e.config import PRESETS, EncoderConfig, heads_for
 from pidiff_core.e4e.encoder import E4eEncoder
+from pidiff_core.e4e.winograd import STRIDE_1, STRIDE_2, Scheme
 from pidiff_core.errors import PIDiffError
 
 SMALL = EncoderConfig(
@@ -146,3 +149,113 @@ def test_configurations_come_back_from_json():
         assert EncoderConfig.from_dict(config.to_dict()) == config
     with pytest.raises(PIDiffError, match="colour"):
         EncoderConfig.from_dict({"colour": 1})
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Wide enough, and its maps large enough, for both of Winograd's schemes; batch norms that do something."""
+    torch.manual_seed(0)
+    encoder = E4eEncoder(
+        EncoderConfig(
+            image_size=128,
+            num_styles=3,
+            width=16,
+            stem_channels=8,
+            units=(1, 2, 2, 1),
+            depths=(16, 128, 128, 128),
+            head_channels=24,
+            heads=(1, 1, 1),
+        )
+    )
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(std=0.3)
+        for _ in range(3):
+            encoder(torch.randn(4, 3, 128, 128))
+    return encoder.eval()
+
+
+def largest_error(values, reference):
+    return float((values.float() - reference).abs().max() / reference.abs().max())
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("make", ["small", "wide"])
+def test_inference_equals_its_readable_twin(make, batch, wide):
+    encoder = small_encoder() if make == "small" else wide
+    images = crops(batch, size=encoder.config.image_size)
+    with torch.no_grad():
+        assert largest_error(encoder(images), encoder.plain(images)) < 1e-5
+
+
+def test_winograds_way_is_taken_where_it_pays(wide, monkeypatch):
+    taken = []
+    convolve = Scheme.convolve
+    monkeypatch.setattr(Scheme, "convolve", lambda scheme, *a, **k: taken.append(scheme) or convolve(scheme, *a, **k))
+    with torch.no_grad():
+        wide(crops(4, size=128))
+        assert {id(scheme) for scheme in taken} == {id(STRIDE_1), id(STRIDE_2)}
+        taken.clear()
+        small_encoder()(crops(4))
+        copy.deepcopy(wide).bfloat16()(crops(4, size=128).bfloat16())
+    wide(crops(4, size=128))  # with gradients
+    assert not taken
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_inference_in_half_precision_stays_near(dtype, wide):
+    half = copy.deepcopy(wide).to(dtype)
+    with torch.no_grad():
+        rough, exact = half(crops(2, size=128).to(dtype)), wide(crops(2, size=128))
+    assert rough.dtype == dtype
+    cosine = torch.nn.functional.cosine_similarity(rough.float(), exact, dim=-1)
+    assert float(cosine.min()) > 0.999
+
+
+def test_inference_follows_the_weights():
+    """Nothing is kept from an earlier call: not over a change of weights, of their type, or over training."""
+    encoder, other = small_encoder(), small_encoder(seed=5)
+    images = crops()
+    with torch.no_grad():
+        encoder(images)
+        encoder.load_state_dict(other.state_dict())
+        assert torch.equal(encoder(images), other(images))
+        encoder.double()
+        assert largest_error(encoder(images.double()), other(images)) < 1e-5
+        encoder.float().train()(images)
+        encoder.eval()
+        assert largest_error(encoder(images), encoder.plain(images)) < 1e-5
+    assert encoder.state_dict().keys() == other.state_dict().keys()
+
+
+def test_gradients_reach_the_picture_in_evaluation_mode():
+    images = crops().requires_grad_()
+    small_encoder()(images).sum().backward()
+    assert images.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "stride", "size"),
+    [(STRIDE_1, 1, (8, 12)), (STRIDE_1, 1, (4, 4)), (STRIDE_2, 2, (8, 12)), (STRIDE_2, 2, (4, 4))],
+)
+def test_winograds_convolution_equals_torchs(scheme, stride, size):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 6, *size), torch.randn(5, 6, 3, 3)
+    expected = torch.nn.functional.conv2d(x, weight, stride=stride, padding=1)
+    y = scheme.convolve(scheme.points(x), weight, batch=2, height=size[0] // stride)
+    assert largest_error(y, expected) < 1e-5
+
+
+def test_winograds_rounding_is_a_convolutions_own():
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 256, 16, 16), torch.randn(64, 256, 3, 3)
+    exact = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1)
+    y = STRIDE_1.convolve(STRIDE_1.points(x), weight, batch=1, height=16)
+    assert float((y - exact).abs().max() / exact.abs().max()) < 4e-6
+
+
+def test_maps_that_cannot_be_cut_into_tiles_have_none():
+    assert STRIDE_1.tiles(8, 12) == 6
+    assert STRIDE_1.tiles(8, 10) == STRIDE_2.tiles(6, 8) == 0

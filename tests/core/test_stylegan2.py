@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -209,3 +213,31 @@ def test_configurations_come_back_from_json():
         assert GeneratorConfig.from_dict(config.to_dict()) == config
     with pytest.raises(PIDiffError, match="colour"):
         GeneratorConfig.from_dict({"colour": 1})
+
+
+def test_maps_lie_channels_last_in_memory_all_the_way():
+    generator, layouts = small_generator(), []
+    for layer in (generator.conv1, *generator.convs):
+        layer.register_forward_hook(
+            lambda layer, inputs, output: layouts.append(output.is_contiguous(memory_format=torch.channels_last))
+        )
+    with torch.no_grad():
+        generator.synthesis(codes())
+    assert layouts == [True] * 5
+
+
+def test_building_without_memory_draws_nothing_and_imports_nothing():
+    """torch answers random numbers on the meta device with its symbolic mathematics, whose import takes a second."""
+    program = (
+        "import sys, torch\n"
+        "from pidiff_core.e4e import config as e4e, encoder\n"
+        "from pidiff_core.stylegan2 import config as stylegan2, generator\n"
+        "before, state = set(sys.modules), torch.random.get_rng_state()\n"
+        "with torch.device('meta'):\n"
+        "    encoder.E4eEncoder(e4e.PRESETS['ffhq-1024'])\n"
+        "    generator.Generator(stylegan2.PRESETS['ffhq-1024'])\n"
+        "assert torch.equal(state, torch.random.get_rng_state())\n"
+        "assert len(set(sys.modules) - before) < 20, sorted(set(sys.modules) - before)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
