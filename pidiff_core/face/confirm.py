@@ -30,19 +30,16 @@ _TOLERANCE = 0.065
 _NEAR = 0.3  # of the face's size: how far its middle may seem to move from view to view
 
 
-def confirm(
-    image_bchw: Tensor, face: FaceDetection, detector: FaceDetector, *, all_around: bool = True
-) -> FaceDetection | None:
+def confirm(image_bchw: Tensor, face: FaceDetection, detector: FaceDetector) -> FaceDetection | None:
     """The same face with the points that hold when the picture is turned; None where no points do.
 
     Args:
         image_bchw: the picture (1, 3, H, W) in [-1, 1].
         face: what the detector found in it.
         detector: the one that found it.
-        all_around: also look whether the face lies or stands on its head (20 more views).
     """
     best, least = _agreed(image_bchw, face, detector)
-    if least > _TOLERANCE and all_around:
+    if least > _TOLERANCE:  # perhaps it lies, or stands on its head
         circle = [_look(image_bchw, face, detector, _roll(face) + turn) for turn in range(0, 360, _STEP)]
         neighbours = zip(circle, [circle[-1], *circle[:-1]], [*circle[1:], circle[0]])
         likely = sorted(((_disagreement(*three), three[0]) for three in neighbours), key=lambda pair: pair[0])

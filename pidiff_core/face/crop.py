@@ -80,7 +80,8 @@ def crop_faces(
     elif given is not None:
         found, found_by = pick(list(given.faces)) if given.faces else [], "landmarks"
     elif detectors:
-        found, found_by = find_faces(image_bchw, detectors, pick=pick), names_of(detectors)
+        found = find_faces(image_bchw, detectors, pick=pick)
+        found_by = found[0].found_by if found else names_of(detectors)
     else:
         found, found_by = None, ""
     background_of = _Background(mask_b1hw, parser, background)
@@ -183,7 +184,7 @@ def _in_box(image: Tensor, box_xyxy: Tensor, detectors: Sequence[FaceDetector]) 
 
     average = FaceDetection(box_xyxy, landmarks_in_box(box_xyxy), 1.0)
     if detectors and (inside := find_faces(image, detectors, pick=pick)):
-        return inside, f"box, {names_of(detectors)}"
+        return inside, f"box, {inside[0].found_by}"
     return [average], "box"
 
 

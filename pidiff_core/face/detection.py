@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Protocol
 
 from torch import Tensor
@@ -15,7 +17,7 @@ from .geometry import transform_box, transform_points
 from .views import all_views
 
 MIN_SIDE_PX = 16  # a face needs about that many pixels to be one
-_LOOKED_AT_ALL_AROUND = 8  # faces of one view: in a crowd, looking for heads that stand upside down would take minutes
+_LOOKED_AT_AGAIN = 12  # faces of one view, the first that are wanted: a crowd would take minutes
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,7 @@ class FaceDetection:
         Tensor  # (5, 2): left eye, right eye, nose, left and right corner of the mouth, as seen on the upright face
     )
     score: float  # the detector's own confidence, 0 to 1
+    found_by: str = ""  # the detector's name
 
     @property
     def size_px(self) -> float:
@@ -88,7 +91,7 @@ def find_faces(
         )
     for detector in detectors if isinstance(detectors, Sequence) else [detectors]:
         if faces := _search(image_bchw, detector, pick):
-            return faces
+            return [dataclasses.replace(face, found_by=detector.name) for face in faces]
     return []
 
 
@@ -101,12 +104,9 @@ def _search(image_bchw: Tensor, detector: FaceDetector, pick: Pick) -> list[Face
             if wanted:
                 return wanted
             continue
-        sure = [
-            confirm(image_bchw, face, detector, all_around=number < _LOOKED_AT_ALL_AROUND)
-            for number, face in enumerate(wanted)
-        ]
+        sure = [confirm(image_bchw, face, detector) for face in wanted[:_LOOKED_AT_AGAIN]]
         if any(face is not None for face in sure):
-            return [again or face for again, face in zip(sure, wanted)]
+            return [again or face for again, face in zip_longest(sure, wanted)]
         unsure = unsure or wanted  # perhaps a hard face, perhaps wallpaper: another view may know better
     return unsure
 
