@@ -25,11 +25,15 @@ MAY_IMPORT = {
     "stylegan2": BASE,
     "e4e": BASE,
     "adapter": BASE,
-    "face": BASE,
+    "lazy": set(),
+    "face": BASE | {"lazy"},
     "editing": BASE | {"adapter"},
 }
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "nodes", "execution"}
-OPTIONAL = {"accelerate", "diffusers", "transformers", "facenet_pytorch", "skimage", "torchmetrics", "tqdm"}
+OPTIONAL = {
+    "accelerate", "diffusers", "facenet_pytorch", "insightface", "mediapipe", "onnxruntime", "skimage", "torchmetrics",
+    "tqdm", "transformers",
+}  # fmt: skip
 
 
 def sources(folder: str) -> list[Path]:
