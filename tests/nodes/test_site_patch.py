@@ -288,7 +288,7 @@ def test_a_patch_inside_is_moved_and_loaded_and_its_output_stays_its_own(small):
 
 @pytest.mark.parametrize("kind", ["host", "text", "wplus-adapter"])
 def test_what_another_pack_adds_before_ours_does_not_turn_our_queries(small, kind):
-    model, (q, k, v) = small.model.clone(), qkv()
+    model, (q, _, _) = small.model.clone(), qkv()
     model.set_model_attn2_replace(lambda q, k, v, _: text_attention(q, k, v) + 2.0 * q, *KEY)
     contribution = added(small.apply(model, kind=kind)) - 2.0 * q
     torch.testing.assert_close(contribution, added(small.apply(kind=kind)), rtol=1e-4, atol=1e-5)
