@@ -32,11 +32,6 @@ class LazyNetwork:
         self._bring: Callable[[], None] | None = None
         self._lock = threading.Lock()
 
-    @property
-    def is_read(self) -> bool:
-        """Whether its weights are in memory."""
-        return self._network is not None
-
     def ready(self) -> nn.Module:
         """The network, where it runs.
 

@@ -102,12 +102,17 @@ class _NetworksFile:
 
 
 def _open_networks(path: Path, *, dtype: torch.dtype, place: Place) -> _NetworksFile:
+    mark = _mark(path)
     networks = open_networks(path)
 
+    def read(part: str, network: nn.Module) -> nn.Module:
+        # They lie in the mapped file: rewritten in place they are another's, cut short they would end the process.
+        if _mark(path) != mark:
+            raise PIDiffError(f"{path.name} has changed since LoadPIDiff opened it. Queue again.")
+        return settle(network, dtype=dtype, name=f"the {part} in {path.name}")
+
     def lazy(part: str, network: nn.Module | None) -> LazyNetwork | None:
-        if network is None:
-            return None
-        return LazyNetwork(lambda: settle(network, dtype=dtype, name=f"the {part} in {path.name}"), place=place)
+        return None if network is None else LazyNetwork(lambda: read(part, network), place=place)
 
     return _NetworksFile(
         space=networks.space,
@@ -119,12 +124,24 @@ def _open_networks(path: Path, *, dtype: torch.dtype, place: Place) -> _Networks
     )
 
 
+def _mark(path: Path) -> tuple[int, int] | None:
+    """By what a change of a file is noticed; None where it cannot be asked."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def _opened(path: Path, role: str, read: Callable[[Path], _T]) -> _T:
     """The file in this role, read at most once until it changes; anything odd in it is a PIDiffError."""
+    return guarded(path, lambda path: share((role, path.resolve(), _mark(path)), lambda: read(path)))
+
+
+def guarded(path: Path, read: Callable[[Path], _T]) -> _T:
+    """What `read` makes of a stranger's file; anything odd in it is a PIDiffError."""
     try:
-        real = path.resolve()
-        status = real.stat()
-        return share((role, real, status.st_size, status.st_mtime_ns), lambda: read(path))
+        return read(path)
     except PIDiffError as error:
         if path.name in str(error):
             raise

@@ -34,10 +34,8 @@ def test_a_network_is_read_once_and_brought_to_its_place_every_time():
         return lambda: events.append("brought")
 
     lazy = LazyNetwork(read, place=place)
-    assert not lazy.is_read
     assert events == []
     assert lazy.ready() is lazy.ready()
-    assert lazy.is_read
     assert events == ["read", "placed", "brought", "brought"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 import weakref
 from types import SimpleNamespace
@@ -83,11 +84,8 @@ def loaded_classes(management):
 def test_loading_reads_no_weights_and_each_network_is_read_when_it_is_used(nodes, folder, management):
     write_e4e(folder / "e4e.pt")
     model = load(nodes, "e4e.pt")
-    assert not model.encoder.is_read
     assert loaded_classes(management) == []
     codes = read(nodes, model)
-    assert model.encoder.is_read
-    assert not model.generator.is_read
     assert loaded_classes(management) == ["E4eEncoder"]
     with torch.inference_mode():
         assert nodes.preview.execute(model, codes).result[0].shape == (1, 32, 32, 3)
@@ -120,12 +118,34 @@ def test_the_same_files_are_one_set_of_weights(nodes, folder, management):
 def test_a_file_that_has_changed_is_read_again(nodes, folder):
     write_e4e(folder / "e4e.pt")
     mark = nodes.load.fingerprint_inputs("none", "e4e.pt", precision="auto")
-    first = load(nodes, "e4e.pt")
+    first = read(nodes, load(nodes, "e4e.pt"))
     write_e4e(folder / "new.pt", change=lambda state: state["encoder.latlayer1.bias"].add_(1))
     (folder / "new.pt").replace(folder / "e4e.pt")
     assert nodes.load.fingerprint_inputs("none", "e4e.pt", precision="auto") != mark
-    second = load(nodes, "e4e.pt")
-    assert not torch.equal(read(nodes, first).codes, read(nodes, second).codes)
+    assert not torch.equal(first.codes, read(nodes, load(nodes, "e4e.pt")).codes)
+
+
+def overwritten(path):
+    """As `cp` does it: the file that is mapped gets other numbers."""
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets nobody change a mapped file")
+@pytest.mark.parametrize(
+    "change",
+    [overwritten, lambda path: os.truncate(path, 100), lambda path: path.unlink()],
+    ids=["same size", "cut", "gone"],
+)
+def test_a_file_that_changes_before_its_weights_are_read_is_an_error(nodes, folder, change):
+    write_e4e(folder / "e4e.pt")
+    model = load(nodes, "e4e.pt")
+    change(folder / "e4e.pt")
+    for _ in range(2):  # nor is it read the next time
+        with pytest.raises(nodes.error, match=r"e4e\.pt has changed since LoadPIDiff opened it\. Queue again"):
+            read(nodes, model)
+    write_e4e(folder / "e4e.pt")
+    assert read(nodes, load(nodes, "e4e.pt"))
 
 
 def test_nothing_stays_when_nobody_holds_it(nodes, folder, management):
