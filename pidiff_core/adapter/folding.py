@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -127,8 +128,7 @@ def _fold_site(branch: SiteBranch, tokens: Tensor, factors: Tensor) -> FoldedSit
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Attended:
+class Attended(NamedTuple):
     """How the pixels of some rows attend to one identity: the step before its values are added.
 
     Args:
@@ -151,26 +151,34 @@ def attend(site: FoldedSite, *, host_query: Tensor, text_output: Tensor) -> list
         text_output: A_text (B, N, C), heads merged.
     """
     source = host_query if site.query == "host" else text_output
-    shared = len(site) == 1  # one identity for all: one product over the pixels of all rows
-    spans = [slice(0, len(source))] if shared else [slice(row, row + 1) for row in range(len(source))]
+    batch, identities = source.shape[0], len(site)
+    if identities == 1:  # one identity for all: one product over the pixels of all rows
+        return [Attended(slice(0, batch), _probabilities(site, source, 0), 0)]
+    spans = [slice(row, row + 1) for row in range(batch)]
     return [
-        Attended(rows, _probabilities(site, source[rows], rows.start % len(site)), rows.start % len(site))
+        Attended(rows, _probabilities(site, source[rows], rows.start % identities), rows.start % identities)
         for rows in spans
     ]
 
 
+# From here on views by hand, where `rearrange` stands elsewhere: between two large operations, with the caches full of
+# other things, each of its patterns takes 10 to 20 us, at every site of every step.
 def _probabilities(site: FoldedSite, source: Tensor, identity: int) -> Tensor | None:
+    """(h, t, B * N): softmax over the tokens. It runs with the pixels last: along few tokens it is slow on CPUs."""
     if site.keys is None:
         return None
-    source = source.to(site.keys.dtype)
-    # The softmax runs with the pixels last: along a last dimension of a few tokens it is slow on CPUs.
+    keys = site.keys[identity]
+    heads, _, width = site.values.shape[1:]
+    if source.dtype != keys.dtype:
+        source = source.to(keys.dtype)
     if site.query == "host":
-        scores = torch.bmm(site.keys[identity], rearrange(source, "b n (h d) -> h d (b n)", h=site.keys.shape[1]))
+        scores = torch.bmm(keys, source.reshape(-1, heads, width).permute(1, 2, 0))  # b n (h d) -> h d (b n)
     else:
         # Pixels times keys: the other way round, MKL's two threads take a quarter longer for the same product.
-        scores = F.linear(source, site.keys[identity])
-        scores = rearrange(scores, "b n (h t) -> h t (b n)", h=site.values.shape[1])
-    return scores.softmax(dim=1).to(site.values.dtype)
+        scores = F.linear(source.reshape(-1, source.shape[-1]), keys).t()
+        scores = scores.view(heads, -1, scores.shape[-1])  # (h t) pixels -> h t pixels
+    attention = scores.softmax(dim=1)
+    return attention if attention.dtype == site.values.dtype else attention.to(site.values.dtype)
 
 
 def add_attended(out: Tensor, site: FoldedSite, *, attended: list[Attended], mask: Tensor | None = None) -> None:
@@ -182,24 +190,24 @@ def add_attended(out: Tensor, site: FoldedSite, *, attended: list[Attended], mas
         attended: from `attend`.
         mask: M (1 or B, N), or None for one everywhere.
     """
-    batch = len(out)
     for step in attended:
-        here = mask if mask is None or len(mask) == 1 else mask[step.rows]
+        here = mask if mask is None or mask.shape[0] == 1 else mask[step.rows]
+        values = site.values[step.identity]
         if step.attention is None:
-            value = site.values[step.identity]
             # Not `out[rows] += ...`: Python would then copy the sum onto itself.
-            out[step.rows].add_(value if here is None else here[..., None] * value)
+            out[step.rows].add_(values if here is None else here[..., None] * values)
             continue
         attention = step.attention[:, 1:] if site.has_null else step.attention  # the null key's value is zero
         if here is not None:
             attention = rearrange(attention, "h n (b pixels) -> h n b pixels", pixels=here.shape[-1]) * here
             attention = rearrange(attention, "h n b pixels -> h n (b pixels)")
         if torch.compiler.is_compiling():  # functionalised code cannot write through a transposed view
-            added = attention.transpose(1, 2) @ site.values[step.identity]
+            added = attention.transpose(1, 2) @ values
             out[step.rows].add_(rearrange(added, "h (b n) d -> b n (h d)", n=out.shape[1]))
             continue
-        target = rearrange(out[step.rows] if batch > 1 else out, "b n (h d) -> h (b n) d", h=len(attention))
-        target.baddbmm_(attention.transpose(1, 2), site.values[step.identity])
+        heads, _, width = values.shape
+        target = out[step.rows].view(-1, heads, width).transpose(0, 1)  # b n (h d) -> h (b n) d
+        target.baddbmm_(attention.transpose(1, 2), values)
 
 
 def localisation_map(attended: list[Attended], *, pixels: int) -> Tensor:
