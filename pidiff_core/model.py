@@ -84,7 +84,8 @@ def encode(
 ) -> WPlus:
     """Read W+ codes from aligned crops (B, 3, H, H) in [-1, 1], background already removed.
 
-    Any square size will do: it is resized to `model.crop_size`. Runs where the encoder's weights are, in their type.
+    Any square size will do: it is resized to `model.crop_size`. Runs where the encoder's weights are, in their type,
+    crop by crop: that bounds the memory, and a person's code does not depend on who else is in the batch.
 
     Raises:
         PIDiffError: no encoder, a crop that is not square, or an encoder whose output is not finite.
@@ -96,8 +97,14 @@ def encode(
     average = model.require_average().float().cpu()
     weight = next(encoder.parameters())
     with torch.no_grad():
-        crops = resize_bchw(crops_bchw.float(), model.crop_size).to(weight)
-        offsets = encoder(crops).float().cpu()
+        crops = (resize_bchw(crop.float(), model.crop_size).to(weight) for crop in crops_bchw.split(1))
+        offsets = torch.cat([encoder(crop).float().cpu() for crop in crops])
+    if not torch.isfinite(offsets).all():
+        half = weight.dtype == torch.float16
+        raise PIDiffError(
+            f"The encoder of '{model.source or model.space.name}' gave numbers that are not finite in {weight.dtype}. "
+            + ("Set LoadPIDiff's precision to fp32 or bf16." if half else "Choose another file for the encoder.")
+        )
     return WPlus.from_offsets(offsets, average, space=model.space, source=source, origin=origin)
 
 

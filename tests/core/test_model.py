@@ -43,6 +43,28 @@ def test_codes_are_the_encoders_offsets_plus_the_average(model):
     assert wplus.source == "test"
 
 
+def test_a_code_does_not_depend_on_its_neighbours():
+    wide = EncoderConfig(**{**ENCODER.to_dict(), "depths": (8, 32, 128, 128), "head_channels": 128})
+    torch.manual_seed(0)
+    wide_model = PIDiffModel(SPACE, torch.randn(8, 6), encoder=E4eEncoder(wide), crop_size=32)
+    crops = torch.rand(5, 3, 40, 40) * 2 - 1
+    together = encode(wide_model, crops).codes
+    assert torch.equal(together, torch.cat([encode(wide_model, crop).codes for crop in crops.split(1)]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"), [(torch.float16, "fp32 or bf16"), (torch.float32, "Choose another file for the encoder")]
+)
+def test_an_encoder_that_overflows_names_the_remedy(model, dtype, remedy):
+    loud = PIDiffModel(SPACE, model.latent_avg, encoder=E4eEncoder(ENCODER), crop_size=32, source="loud.pt")
+    with torch.no_grad():
+        for head in loud.encoder.styles:
+            head.linear.bias.fill_(0.9 * torch.finfo(dtype).max)  # every style is the first one's plus its own
+    loud.encoder.to(dtype)
+    with pytest.raises(PIDiffError, match=rf"'loud\.pt' gave .* not finite in {dtype}\. .*{remedy}"):
+        encode(loud, torch.zeros(1, 3, 32, 32))
+
+
 @pytest.mark.parametrize("size", [16, 64, 100])
 def test_crops_of_any_size_are_resized(model, size):
     assert encode(model, torch.zeros(1, 3, size, size)).codes.shape == (1, 8, 6)
