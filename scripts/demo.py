@@ -63,8 +63,9 @@ def main() -> int:
     import comfy_host
     from comfy_client import WorkflowError
 
-    if options.photo is not None and not options.photo.is_file():
-        environment.stop(f"there is no file {options.photo}; give --photo a picture file with one face.")
+    given: Path | None = options.photo and options.photo.expanduser()
+    if given is not None and not given.is_file():
+        environment.stop(f"there is no file {given}; give --photo a picture file with one face.")
     weights = OwnWeights.from_options(checkpoint=options.checkpoint, adapter=options.adapter, encoder=options.encoder)
     if weights is None and options.size is not None:
         environment.stop("--size goes with your own weights: the embedded model draws pictures of 128 px.")
@@ -74,8 +75,11 @@ def main() -> int:
         environment.stop(f"--steps {options.steps}: at least one step is needed.")
     began = time.monotonic()
     out: Path = options.out.expanduser().resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    photo = options.photo or _default_photo(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        environment.stop(f"--out {out} cannot be made a folder ({error.strerror}): name another one.")
+    photo = given or _default_photo(out)
     try:
         host = comfy_host.resolve(options.comfyui)
         environment.say(f"starting ComfyUI {host.name}")

@@ -42,15 +42,15 @@ class OwnWeights:
                     f"there is no file {path}, which --{name} names; web/docs/LoadPIDiff.md has the links."
                 )
         weights = cls(**{name: path.expanduser().absolute() for name, path in named.items()})
-        first, second = weights.adapter, weights.encoder
-        if first.name == second.name and first != second:
-            environment.stop(f"the adapter and the encoder are both called {first.name}: rename one of them.")
+        for paths in weights._kinds().values():
+            for path in paths:
+                _stop_where_another_is_found_first(path, list(dict.fromkeys(_parents(paths))))
         return weights
 
     def arguments(self, folder: Path) -> tuple[str, ...]:
         """ComfyUI's options that make the files known to it; `folder` gets the yaml that they name."""
         lines = ["own_weights:"]
-        for key, paths in (("checkpoints", (self.checkpoint,)), ("pidiff", (self.adapter, self.encoder))):
+        for key, paths in self._kinds().items():
             lines += [f"    {key}: |", *(f"        {parent}" for parent in dict.fromkeys(_parents(paths)))]
         config = folder / "extra_model_paths.yaml"
         config.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -66,8 +66,19 @@ class OwnWeights:
                 node["inputs"] |= {"adapter": self.adapter.name, "encoder": self.encoder.name}
         return job
 
+    def _kinds(self) -> dict[str, tuple[Path, ...]]:
+        """The files by ComfyUI's name for their kind."""
+        return {"checkpoints": (self.checkpoint,), "pidiff": (self.adapter, self.encoder)}
+
     def __str__(self) -> str:
         return "   +   ".join(getattr(self, name).name for name in OPTIONS)
+
+
+def _stop_where_another_is_found_first(path: Path, folders: list[Path]) -> None:
+    """ComfyUI is told folders and a name: the first of the folders that has a file of that name gives it."""
+    found = next(folder / path.name for folder in folders if (folder / path.name).exists())
+    if not found.samefile(path):
+        environment.stop(f"{found} would be found before {path}, which has the same name: rename one of them.")
 
 
 def _parents(paths: tuple[Path, ...]) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -38,18 +39,26 @@ def test_a_photo_in_pictures_and_a_contact_sheet_out(root, tmp_path):
         (["--adapter", "a.bin"], "--checkpoint and --encoder are missing"),
         (["--adapter", "a.bin", "--encoder", "e.pt"], "--checkpoint is missing"),
         (["--checkpoint", "gone.ckpt", "--adapter", "a.bin", "--encoder", "e.pt"], "there is no file gone.ckpt, which"),
-        (["--checkpoint", "a.bin", "--adapter", "a.bin", "--encoder", "other/a.bin"], "are both called a.bin"),
+        (["--checkpoint", "a.bin", "--adapter", "a.bin", "--encoder", "other/a.bin"], "a.bin would be found before"),
+        (["--checkpoint", "a.bin", "--adapter", "a.bin", "--encoder", "other/e.pt"], "e.pt would be found before"),
+        (["--checkpoint", "a.bin", "--adapter", "link.bin", "--encoder", "third/b.bin"], "other/b.bin would be found"),
+        (["--photo", "~/nobody.png"], "home/nobody.png; give --photo a picture file"),
+        (["--out", "a.bin"], "a.bin cannot be made a folder"),
+        (["--out", "a.bin/pictures"], "a.bin/pictures cannot be made a folder"),
         (["--size", "512"], "the embedded model draws pictures of 128 px"),
         (["--checkpoint", "a.bin", "--adapter", "a.bin", "--encoder", "e.pt", "--size", "100"], "multiples of 8 px"),
         (["--steps", "0"], "at least one step"),
     ],
 )
 def test_options_that_do_not_make_sense_are_said_plainly(root, tmp_path, arguments, sentence):
-    (tmp_path / "other").mkdir()
-    for name in ("a.bin", "e.pt", "other/a.bin"):
+    for name in ("home", "other", "third"):
+        (tmp_path / name).mkdir()
+    for name in ("a.bin", "e.pt", "other/a.bin", "other/b.bin", "other/e.pt", "third/b.bin"):
         (tmp_path / name).touch()
+    (tmp_path / "link.bin").symlink_to(tmp_path / "other" / "a.bin")
     command = [sys.executable, str(root / "scripts" / "demo.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    home = {"HOME": str(tmp_path / "home"), "USERPROFILE": str(tmp_path / "home")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | home)
     assert done.returncode == 1
     assert sentence in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
