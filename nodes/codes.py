@@ -98,8 +98,10 @@ class LoadCodes(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **_others: Any) -> tuple[str, int, int]:
+    def fingerprint_inputs(cls, file: str | None, **_others: Any) -> tuple[str, int, int]:
         """Load again when the file has changed."""
+        if file is None:  # linked: known only when it runs
+            return "", 0, 0
         status = input_file(file).stat()
         return file, status.st_mtime_ns, status.st_size
 

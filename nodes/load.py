@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .placement import PRECISIONS, place, precision_dtype
 from .wires import PidiffModel, schema
 
 NONE = "none"
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 
 class LoadPIDiff(io.ComfyNode):
@@ -22,7 +24,7 @@ class LoadPIDiff(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node's permanent contract."""
-        files = list_pidiff_files((".safetensors", ".bin", ".pt", ".pth"))
+        files = list_pidiff_files(SUFFIXES)
         return schema(
             node_id="LoadPIDiff",
             display_name="Load PIDiff",
@@ -48,8 +50,8 @@ class LoadPIDiff(io.ComfyNode):
                     options=list(PRECISIONS),
                     default="auto",
                     optional=True,
-                    tooltip="In what the encoder and the generator run. auto: fp32 on a CPU, on a GPU the half "
-                    "precision that ComfyUI prefers there. fp16 and bf16 take half the memory.",
+                    tooltip="In what the encoder and the generator run. auto: fp32 on a CPU; on a GPU bf16 where "
+                    "ComfyUI uses it, else fp16 or fp32. fp16 and bf16 take half the memory.",
                 ),
             ],
             outputs=[PidiffModel.Output("pidiff_model", display_name="pidiff_model", tooltip="What was loaded.")],
@@ -67,14 +69,11 @@ class LoadPIDiff(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, adapter: str, encoder: str, **_others: Any) -> list[Any]:
-        """Load again when a file has changed."""
-        marks: list[Any] = []
-        for name in (adapter, encoder):
-            if name != NONE:
-                status = model_file(name, what="file").stat()
-                marks.append((name, status.st_size, status.st_mtime_ns))
-        return marks
+    def fingerprint_inputs(
+        cls, adapter: str | None, encoder: str | None, **_others: Any
+    ) -> list[list[tuple[str, int, int]]]:
+        """Load again when a file has changed; behind a link (None) it may be any of them."""
+        return [_marks(name) for name in (adapter, encoder)]
 
     @classmethod
     def execute(cls, adapter: str, encoder: str, precision: str = "auto") -> io.NodeOutput:
@@ -91,3 +90,14 @@ class LoadPIDiff(io.ComfyNode):
                 place=place,
             )
         )
+
+
+def _marks(name: str | None) -> list[tuple[str, int, int]]:
+    if name == NONE:
+        return []
+    marks = []
+    for candidate in list_pidiff_files(SUFFIXES) if name is None else [name]:
+        with suppress(PIDiffError, OSError):  # what cannot be read is an error where it is loaded
+            status = model_file(candidate, what="file").stat()
+            marks.append((candidate, status.st_size, status.st_mtime_ns))
+    return marks

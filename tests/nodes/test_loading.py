@@ -125,6 +125,19 @@ def test_a_file_that_has_changed_is_read_again(nodes, folder):
     assert not torch.equal(first.codes, read(nodes, load(nodes, "e4e.pt")).codes)
 
 
+def test_a_linked_file_is_loaded_again_when_any_file_changes(nodes, folder):
+    write_e4e(folder / "e4e.pt")
+    mark = nodes.load.fingerprint_inputs(None, None, precision="auto")
+    assert nodes.load.fingerprint_inputs(None, None, precision=None) == mark
+    assert nodes.load.fingerprint_inputs("none", None) != nodes.load.fingerprint_inputs("none", "none")
+    overwritten(folder / "e4e.pt")
+    assert nodes.load.fingerprint_inputs(None, None, precision="auto") != mark
+
+
+def test_linked_codes_have_a_fingerprint(nodes):
+    assert nodes.codes.fingerprint_inputs(None, kind=None) == nodes.codes.fingerprint_inputs(None)
+
+
 def overwritten(path):
     """As `cp` does it: the file that is mapped gets other numbers."""
     with path.open("r+b") as file:
@@ -230,6 +243,35 @@ def test_without_video_memory_for_weights_the_networks_run_on_the_cpu(pack, mana
     assert placement.load_device() == torch.device("cuda")
     monkeypatch.setattr(management, "vram_state", management.VRAMState.NO_VRAM)
     assert placement.load_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("bf16", "fp16", "dtype"),
+    [
+        (True, True, torch.bfloat16),
+        (True, False, torch.bfloat16),
+        (False, True, torch.float16),
+        (False, False, torch.float32),
+    ],
+)
+def test_the_automatic_precision_has_the_range_that_the_encoder_needs(pack, management, monkeypatch, bf16, fp16, dtype):
+    monkeypatch.setattr(management, "should_use_bf16", lambda device: bf16)
+    monkeypatch.setattr(management, "should_use_fp16", lambda device: fp16)
+    assert pack.load("nodes.placement").precision_dtype("auto") == dtype
+
+
+def test_room_is_made_for_the_networks_work_too(nodes, folder, management, monkeypatch):
+    asked = []
+    load_models = management.load_models_gpu
+
+    def watched(models, **options):
+        asked.append(options)
+        load_models(models, **options)
+
+    monkeypatch.setattr(management, "load_models_gpu", watched)
+    write_e4e(folder / "e4e.pt")
+    read(nodes, load(nodes, "e4e.pt"))
+    assert asked[0]["memory_required"] > 805e6  # what the largest portrait takes
 
 
 def published_adapter():
