@@ -140,13 +140,15 @@ def file_kind(path: str | os.PathLike[str]) -> str:
 
 
 def load_array(path: str | os.PathLike[str]) -> Tensor:
-    """Read a .npy array of numbers as a float32 tensor; arrays of pickled objects are refused."""
+    """Read a .npy array of integers or real numbers as a float32 tensor; nothing else that numpy can hold is let in."""
     path = _existing_file(path)
     try:
-        array = np.load(path, allow_pickle=False)
-        return torch.from_numpy(array.astype(np.float32))
-    except (ValueError, TypeError, OSError, EOFError) as error:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header's promises take no memory
+        if array.dtype.kind in "fiu":
+            return torch.from_numpy(np.array(array, dtype=np.float32))
+    except Exception as error:  # numpy's reader raises nearly every built-in kind on damaged headers
         raise PIDiffError(f"{path} is no .npy array of numbers, or it is cut short ({_first_line(error)}).") from error
+    raise PIDiffError(f"{path} is no .npy array of integers or real numbers: its type is {array.dtype}.")
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str, read_numbers: bool = True) -> None:
@@ -161,7 +163,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str, re
         read_numbers: check that they are finite. False leaves memory-mapped weights unread, for `settle`.
 
     Raises:
-        PIDiffError: lists the keys that are missing, left over, wrongly shaped, or hold numbers that are not finite.
+        PIDiffError: lists the keys that are missing, left over, of a wrong shape or type, or hold numbers that are not finite.
     """
     own = module.state_dict()
     problems = []
@@ -180,6 +182,13 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str, re
     ]
     if wrong:
         problems.append(f"wrong shapes: {listed(wrong)}")
+    wrong_types = [
+        f"{key} {tensor.dtype} instead of {own[key].dtype}"
+        for key, tensor in tensors.items()
+        if tensor.is_floating_point() != own[key].is_floating_point() and not key.endswith("num_batches_tracked")
+    ]
+    if wrong_types:
+        problems.append(f"wrong types: {listed(wrong_types)}")
     if read_numbers and not wrong:  # a tensor of another shape may be a view of any size
         floats = {key: value for key, value in tensors.items() if value.is_floating_point()}
         if not_finite := [key for key, value in floats.items() if not all_finite(value)]:

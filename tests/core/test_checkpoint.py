@@ -15,7 +15,6 @@ from torch import nn
 
 from pidiff_core.checkpoint import (
     file_kind,
-    load_array,
     load_checkpoint,
     load_pickle,
     load_strict,
@@ -262,13 +261,10 @@ def test_a_file_is_known_by_its_content(tmp_path, kind):
     assert file_kind(path) == kind
 
 
-def test_arrays_are_read_and_arrays_of_objects_refused(tmp_path):
-    np.save(tmp_path / "good.npy", np.arange(3, dtype=np.float64))
-    np.save(tmp_path / "bad.npy", np.array([RunsCode(str(tmp_path / "ran"))], dtype=object), allow_pickle=True)
-    assert torch.equal(load_array(tmp_path / "good.npy"), torch.tensor([0.0, 1.0, 2.0]))
-    with pytest.raises(PIDiffError, match=r"no \.npy array of numbers"):
-        load_array(tmp_path / "bad.npy")
-    assert not (tmp_path / "ran").exists()
+def test_counters_may_be_of_any_type():
+    module = nn.BatchNorm1d(2)
+    load_strict(module, module.state_dict() | {"num_batches_tracked": torch.tensor(3.0)}, name="the layer")
+    assert module.num_batches_tracked == 3
 
 
 def linear_state():
@@ -290,6 +286,11 @@ def test_strict_loading_fills_every_parameter(device):
         (lambda state: state.update(weight=torch.ones(3, 2)), r"wrong shapes: weight \(3, 2\) instead of \(2, 3\)"),
         (lambda state: state.update(bias=torch.full((2,), torch.nan)), "not finite: bias"),
         (lambda state: state.update(bias="text"), "not tensors: bias"),
+        (
+            lambda state: state.update(bias=torch.ones(2).long()),
+            "wrong types: bias torch.int64 instead of torch.float32",
+        ),
+        (lambda state: state.update(bias=torch.ones(2) > 0), "wrong types: bias torch.bool"),
         (lambda state: state.update({str(i): torch.ones(1) for i in range(20)}), "and 12 more"),
     ],
 )
