@@ -163,7 +163,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, name: str, re
         read_numbers: check that they are finite. False leaves memory-mapped weights unread, for `settle`.
 
     Raises:
-        PIDiffError: lists the keys that are missing, left over, of a wrong shape or type, or hold numbers that are not finite.
+        PIDiffError: lists the keys that are missing, left over, of a wrong shape or type, or hold no finite numbers.
     """
     own = module.state_dict()
     problems = []

@@ -77,7 +77,7 @@ def npy(header):
         "odd type",
         "nested",
         "cut",
-    ],  # fmt: skip
+    ],
 )
 def test_arrays_that_are_no_real_numbers_are_refused(tmp_path, content, message):
     path = tmp_path / "odd.npy"
