@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from ..errors import PIDiffError
 from .detection import FaceDetection, FaceDetector
+from .file_version import file_version
 from .insightface import InsightFaceDetector, insightface_installed, insightface_model
 from .mediapipe import MediaPipeDetector, mediapipe_installed
 from .mtcnn import MTCNNDetector, mtcnn_installed
@@ -22,26 +22,46 @@ YUNET_FILE = "yunet_final.pth"
 YUNET_LINK = "github.com/kornia/data"
 
 
-@functools.lru_cache(maxsize=2)
-def _yunet(path: str, _modified: float) -> YuNetDetector:
+_warned: set[str] = set()  # detectors of "auto" whose failure has been said
+
+
+@functools.lru_cache(maxsize=1)
+def _yunet(path: str, _version: tuple[int, int]) -> YuNetDetector:
     return YuNetDetector(path)
 
 
-class _IfItLoads:
-    """Another package's detector that nobody asked for: where it is broken, it finds nothing and says so once."""
+def _load_yunet(path: str) -> YuNetDetector:
+    return _yunet(path, file_version(path))
 
-    def __init__(self, detector: InsightFaceDetector | MediaPipeDetector) -> None:
-        self.name, self.second_look = detector.name, detector.second_look
-        self._detector: FaceDetector | None = detector
+
+class _IfItLoads:
+    """A detector that nobody asked for by name: where it is broken, it finds nothing, and a process says so once.
+
+    Args:
+        name: the detector's.
+        load: makes it, when it is first asked.
+    """
+
+    second_look = True
+
+    def __init__(self, name: str, load: Callable[[], FaceDetector]) -> None:
+        self.name = name
+        self._load = load
+        self._detector: FaceDetector | None = None
+        self._broken = False
 
     def detect(self, image_bchw: Tensor) -> list[FaceDetection]:
-        if self._detector is None:
+        if self._broken:
             return []
         try:
+            self._detector = self._detector or self._load()
             return self._detector.detect(image_bchw)
-        except PIDiffError as error:
-            logging.warning("PIDiff goes on without the face detector %s: %s", self.name, error)
-            self._detector = None
+        except Exception as error:  # a package or a file that is broken raises anything
+            if self.name not in _warned:
+                logging.warning("PIDiff goes on without the face detector %s: %s", self.name, error)
+                _warned.add(self.name)
+            self._broken = True
+            self.name += " (broken: see the log)"  # where no face is found, the error lists who was asked
             return []
 
 
@@ -57,7 +77,7 @@ def choose_detectors(
     """The detectors to ask, the best one first; none for "whole image".
 
     Args:
-        choice: one of CHOICES. "auto" is whatever is at hand, in the order of CHOICES; one that cannot be loaded is
+        choice: one of CHOICES. "auto" is whatever is at hand, in the order of CHOICES; one that is broken is
             left out with a warning. The model's own takes part only where `own_first` says so, for it may see faces in
             photos that have none. "model" is the model's own alone.
         own: the detector that comes with the PIDiff model, for pictures of its own kind.
@@ -91,24 +111,16 @@ def choose_detectors(
         raise PIDiffError(f"The detector should be one of {', '.join(CHOICES)}, but it is '{choice}'.")
     found: list[FaceDetector] = [own] if own is not None and own_first else []
     if mtcnn_installed():
-        found.append(MTCNNDetector())
+        found.append(_IfItLoads(MTCNNDetector.name, MTCNNDetector))
     if insightface_installed() and insightface_model(insightface_root):
-        found.append(_IfItLoads(InsightFaceDetector(insightface_root)))
+        found.append(_IfItLoads(InsightFaceDetector.name, lambda: InsightFaceDetector(insightface_root)))
     if mediapipe_installed():
-        found.append(_IfItLoads(MediaPipeDetector()))
-    if yunet_path is not None:
-        found.append(_load_yunet(yunet_path))
+        found.append(_IfItLoads(MediaPipeDetector.name, MediaPipeDetector))
+    if (weights := yunet_path) is not None:
+        found.append(_IfItLoads(YuNetDetector.name, lambda: _load_yunet(weights)))
     if not found:
         raise PIDiffError(
             "No face detector is at hand. Install one with `pip install --no-deps facenet-pytorch`, or "
             f"{get_yunet}, or give the face's landmarks or box, or choose 'whole image' for an aligned portrait."
         )
     return found
-
-
-def _load_yunet(path: str) -> YuNetDetector:
-    try:
-        modified = os.path.getmtime(path)  # noqa: PTH204 (a plain string is the cache's key)
-    except OSError as error:
-        raise PIDiffError(f"Cannot read {path}: {error.strerror or error}.") from error
-    return _yunet(path, modified)

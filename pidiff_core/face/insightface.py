@@ -41,10 +41,10 @@ def _detector(root: str, name: str) -> Any:
     try:
         import onnxruntime
         from insightface.app import FaceAnalysis
-    except ImportError as error:
+    except Exception as error:  # a package that was built for another numpy raises a ValueError
         raise PIDiffError(
-            f"The InsightFace detector needs the insightface and onnxruntime packages ({error}). Install them, or "
-            "choose another detector."
+            "The InsightFace detector needs the insightface and onnxruntime packages, and they cannot be imported "
+            f"({type(error).__name__}: {error}). Install them again, or choose another detector."
         ) from error
     try:
         providers = [entry for entry in onnxruntime.get_available_providers() if entry == "CPUExecutionProvider"]
@@ -86,7 +86,14 @@ class InsightFaceDetector:
         """One picture (1, 3, H, W) in [-1, 1] -> its faces."""
         check_image_bchw(image_bchw)
         bgr = rearrange((image_bchw.float().cpu().flip(1) + 1.0) * 127.5, "1 c h w -> h w c")
-        found = _detector(self.root, self.model).get(bgr.round().clamp(0, 255).to(torch.uint8).numpy())
+        analysis, pixels = _detector(self.root, self.model), bgr.round().clamp(0, 255).to(torch.uint8).numpy()
+        try:
+            found = analysis.get(pixels)
+        except Exception as error:  # whatever ONNX raises on networks that are no detector
+            raise PIDiffError(
+                f"InsightFace's model {self.model} fails ({type(error).__name__}: {error}). Unpack its files again, or "
+                "choose another detector."
+            ) from error
         return [
             FaceDetection(
                 torch.tensor(face.bbox.tolist(), dtype=torch.float32),

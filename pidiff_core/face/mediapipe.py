@@ -43,9 +43,10 @@ def _mesh() -> Any:
             refine_landmarks=True,
             min_detection_confidence=_MIN_SCORE,
         )
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a mediapipe that was built for another protobuf raises a TypeError
         raise PIDiffError(
-            f"The MediaPipe detector needs a mediapipe package with `solutions`, as up to version 0.10.21 ({error}). "
+            "The MediaPipe detector needs a mediapipe package with `solutions`, as up to version 0.10.21 "
+            f"({type(error).__name__}: {error}). "
             'Install one with `pip install "mediapipe<0.10.30"`, choose another detector, or connect the output of '
             "ComfyUI's own node Detect Face Landmarks (MediaPipe) to face_landmarks."
         ) from error
@@ -61,7 +62,14 @@ class MediaPipeDetector:
         """One picture (1, 3, H, W) in [-1, 1] -> its faces; MediaPipe gives no scores, so that each has 1."""
         sizes = check_image_bchw(image_bchw)
         rgb = rearrange((image_bchw.float().cpu() + 1.0) * 127.5, "1 c h w -> h w c")
-        found = _mesh().process(rgb.round().clamp(0, 255).to(torch.uint8).contiguous().numpy()).multi_face_landmarks
+        mesh, pixels = _mesh(), rgb.round().clamp(0, 255).to(torch.uint8).contiguous().numpy()
+        try:
+            found = mesh.process(pixels).multi_face_landmarks
+        except Exception as error:  # whatever its graph raises
+            raise PIDiffError(
+                f"MediaPipe's face mesh fails ({type(error).__name__}: {error}). Install the package again, or choose "
+                "another detector."
+            ) from error
         size = torch.tensor([sizes["W"], sizes["H"]], dtype=torch.float32)
         faces = []
         for face in found or ():

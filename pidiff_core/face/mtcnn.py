@@ -31,12 +31,14 @@ def mtcnn_installed() -> bool:
 def _networks() -> Any:
     try:
         from facenet_pytorch import MTCNN
-    except ImportError as error:
+
+        with torch.random.fork_rng(devices=[]):  # its networks are random before their weights are read
+            return MTCNN(keep_all=True, select_largest=False, min_face_size=_MIN_FACE_PX, device="cpu")
+    except Exception as error:  # broken packages and cut files raise anything
         raise PIDiffError(
-            f"The MTCNN detector needs the facenet-pytorch package ({error}). "
+            f"The MTCNN detector needs the facenet-pytorch package ({type(error).__name__}: {error}). "
             "Install it with `pip install --no-deps facenet-pytorch`, or give the face's landmarks."
         ) from error
-    return MTCNN(keep_all=True, select_largest=False, min_face_size=_MIN_FACE_PX, device="cpu")
 
 
 class MTCNNDetector:
@@ -51,12 +53,16 @@ class MTCNNDetector:
         if min(sizes["H"], sizes["W"]) < _MIN_FACE_PX:
             return []  # not one scale of its pyramid would be left
         pixels = rearrange((image_bchw.float().cpu() + 1.0) * 127.5, "1 c h w -> h w c")
+        networks = _networks()
         try:
-            boxes, scores, points = _networks().detect(pixels, landmarks=True)
-        except RuntimeError as error:
+            boxes, scores, points = networks.detect(pixels, landmarks=True)
+        except Exception as error:
             if "non-empty" in str(error):  # every candidate fell outside of the picture
                 return []
-            raise
+            raise PIDiffError(
+                f"MTCNN fails ({type(error).__name__}: {error}). Install facenet-pytorch again, or choose another "
+                "detector."
+            ) from error
         if boxes is None:
             return []
         return [

@@ -11,7 +11,7 @@ import os
 import torch
 from torch import Tensor
 
-from ..checkpoint import load_pickle, load_strict
+from ..checkpoint import load_pickle, load_strict, settle
 from ..errors import PIDiffError
 from ..images import check_image_bchw, resize_bchw
 from .detection import FaceDetection
@@ -39,14 +39,19 @@ class YuNetDetector:
     def __init__(self, weights_path: str | os.PathLike[str]) -> None:
         try:
             from kornia.contrib.face_detection import YuNet
-        except ImportError as error:
-            raise PIDiffError(f"This kornia has no YuNet ({error}). Install kornia 0.7.3 or newer.") from error
-        self.network = YuNet("test", pretrained=False)
-        state = load_pickle(weights_path)
+        except Exception as error:  # a broken package raises anything
+            raise PIDiffError(
+                f"This kornia has no YuNet ({type(error).__name__}: {error}). Install kornia 0.7.3 or newer."
+            ) from error
+        with torch.device("meta"):
+            self.network = YuNet("test", pretrained=False)
+        with torch.inference_mode(False):  # tensors of that mode could not become weights
+            state = load_pickle(weights_path)
         if not isinstance(state, dict):
             raise PIDiffError(f"{weights_path} is no YuNet weights file: it holds a {type(state).__name__}.")
-        load_strict(self.network, state, name="the YuNet detector")
-        self.network.eval()
+        with torch.inference_mode(False):
+            load_strict(self.network, state, name="the YuNet detector", read_numbers=False)
+            settle(self.network, name="the YuNet detector")
 
     def detect(self, image_bchw: Tensor) -> list[FaceDetection]:
         """One picture (1, 3, H, W) in [-1, 1] -> its faces."""

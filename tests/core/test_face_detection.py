@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
 import torch
 
@@ -176,6 +179,17 @@ class TestYuNet:
     def test_the_astronaut(self, detector, astronaut):
         (face,) = find_faces(astronaut, detector)
         torch.testing.assert_close(face.landmarks, ASTRONAUT, atol=6, rtol=0)
+
+    def test_it_is_read_without_chance_and_again_when_its_file_changes(self, reference_dir, tmp_path):
+        path = tmp_path / "yunet_final.pth"
+        shutil.copyfile(reference_dir / "yunet_final.pth", path)
+        chance = torch.get_rng_state()
+        with torch.inference_mode():  # as nodes run
+            (first,) = choose_detectors("yunet", yunet_path=str(path))
+        assert torch.equal(torch.get_rng_state(), chance)
+        assert choose_detectors("yunet", yunet_path=str(path)) == [first]
+        os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+        assert choose_detectors("yunet", yunet_path=str(path)) != [first]
 
     def test_it_decodes_as_kornia_does(self, detector, astronaut):
         kornia = pytest.importorskip("kornia.models.yunet.processors", reason="this kornia has no yunet.processors")
