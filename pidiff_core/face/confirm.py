@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .geometry import shift, warp
+from ..images import resize_bchw
+from .geometry import pixel_scaling, shift, transform_points, warp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +31,34 @@ _TOLERANCE = 0.065
 _NEAR = 0.3  # of the face's size: how far its middle may seem to move from view to view
 
 
-def confirm(image_bchw: Tensor, face: FaceDetection, detector: FaceDetector) -> FaceDetection | None:
-    """The same face with the points that hold when the picture is turned; None where no points do.
+def confirm(image_bchw: Tensor, face: FaceDetection, detector: FaceDetector) -> tuple[FaceDetection, bool] | None:
+    """The same face with the points that hold when the picture is turned, and whether any do.
+
+    Blurred faces, and those that the picture's edge cuts, are seen again with other points, and stay as they were
+    found. None is what is seen in no view again.
 
     Args:
         image_bchw: the picture (1, 3, H, W) in [-1, 1].
         face: what the detector found in it.
         detector: the one that found it.
     """
+    factor = face.size_px / _FACE_PX
+    if factor <= 2.0:
+        return _confirm(image_bchw, face, detector)
+    # Views of a larger face would be sampled from few of its pixels: noise, not a face.
+    height, width = image_bchw.shape[-2:]
+    reduced = resize_bchw(image_bchw, (max(1, round(height / factor)), max(1, round(width / factor))))
+    to_picture = pixel_scaling(width / reduced.shape[3], height / reduced.shape[2])
+    looked = _confirm(reduced, face.moved(torch.linalg.inv(to_picture)), detector)
+    if looked is None:
+        return None
+    again, agreed = looked
+    if agreed:
+        face = dataclasses.replace(face, landmarks=transform_points(to_picture, again.landmarks))
+    return face, agreed
+
+
+def _confirm(image_bchw: Tensor, face: FaceDetection, detector: FaceDetector) -> tuple[FaceDetection, bool] | None:
     best, least = _agreed(image_bchw, face, detector)
     if least > _TOLERANCE:  # perhaps it lies, or stands on its head
         circle = [_look(image_bchw, face, detector, _roll(face) + turn) for turn in range(0, 360, _STEP)]
@@ -48,9 +69,11 @@ def confirm(image_bchw: Tensor, face: FaceDetection, detector: FaceDetector) -> 
                 again, distance = _agreed(image_bchw, look, detector)
                 if distance < least:
                     best, least = again, distance
+        if not any(circle):
+            return None
     if best is None or least > _TOLERANCE:
-        return None
-    return dataclasses.replace(face, landmarks=best.landmarks)
+        return face, False
+    return dataclasses.replace(face, landmarks=best.landmarks), True
 
 
 def _agreed(image: Tensor, face: FaceDetection, detector: FaceDetector) -> tuple[FaceDetection | None, float]:

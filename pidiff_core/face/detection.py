@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Protocol
 
 from torch import Tensor
@@ -72,7 +71,8 @@ def find_faces(
 
     Args:
         image_bchw: one picture (1, 3, H, W) in [-1, 1].
-        detectors: tried in this order; the first to find anything decides.
+        detectors: tried in this order. The first to find a face that a second look confirms decides, with all that it
+            sees again; where none does, the first to find any.
         pick: which of the faces in a view are wanted, and in which order.
 
     Returns:
@@ -89,26 +89,39 @@ def find_faces(
             f"The picture is {sizes['W']}x{sizes['H']} pixels, too small to hold a face. Give one of at least "
             f"{MIN_SIDE_PX} px a side, better 256."
         )
+    unsure: list[FaceDetection] = []  # perhaps a hard face, perhaps wallpaper: what comes later may know better
     for detector in detectors if isinstance(detectors, Sequence) else [detectors]:
-        if faces := _search(image_bchw, detector, pick):
-            return [dataclasses.replace(face, found_by=detector.name) for face in faces]
-    return []
+        faces, confirmed = _search(image_bchw, detector, pick, has_unsure=bool(unsure))
+        faces = [dataclasses.replace(face, found_by=detector.name) for face in faces]
+        if confirmed:
+            return faces
+        unsure = unsure or faces
+    return unsure
 
 
-def _search(image_bchw: Tensor, detector: FaceDetector, pick: Pick) -> list[FaceDetection]:
+def _search(
+    image_bchw: Tensor, detector: FaceDetector, pick: Pick, *, has_unsure: bool
+) -> tuple[list[FaceDetection], bool]:
+    """What one detector finds, and whether a second look confirms it. `has_unsure`: another has found something."""
     unsure: list[FaceDetection] = []
     for shown, to_picture in all_views(image_bchw):
         found = [face.moved(to_picture) for face in detector.detect(shown)]
-        wanted = pick(found) if found else []
+        try:
+            wanted = pick(found) if found else []
+        except PIDiffError:
+            if unsure or has_unsure:
+                continue  # too few faces here are no reason to forget those of an earlier view
+            raise
         if not getattr(detector, "second_look", False):
             if wanted:
-                return wanted
+                return wanted, True
             continue
-        sure = [confirm(image_bchw, face, detector) for face in wanted[:_LOOKED_AT_AGAIN]]
-        if any(face is not None for face in sure):
-            return [again or face for again, face in zip_longest(sure, wanted)]
-        unsure = unsure or wanted  # perhaps a hard face, perhaps wallpaper: another view may know better
-    return unsure
+        near, rest = wanted[:_LOOKED_AT_AGAIN], wanted[_LOOKED_AT_AGAIN:]
+        looked = [again for face in near if (again := confirm(image_bchw, face, detector)) is not None]
+        if any(agreed for _, agreed in looked):
+            return [face for face, _ in looked] + rest, True
+        unsure = unsure or wanted
+    return unsure, False
 
 
 def names_of(detectors: Iterable[FaceDetector]) -> str:

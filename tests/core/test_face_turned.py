@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pidiff_core.errors import PIDiffError
+from pidiff_core.face.confirm import confirm
 from pidiff_core.face.detection import FaceDetection, find_faces
 from pidiff_core.face.geometry import transform_box, transform_points, turn
 from pidiff_core.face.mtcnn import MTCNNDetector, mtcnn_installed
 from pidiff_core.face.views import VIEWS, show
 from pidiff_core.face.yunet import YuNetDetector
-from pidiff_core.images import bhwc_to_bchw
+from pidiff_core.images import bhwc_to_bchw, resize_bchw
 
 ASTRONAUT = torch.tensor([[205.0, 103.0], [247.0, 104.0], [225.0, 129.0], [203.0, 140.0], [245.0, 142.0]])
 
@@ -98,6 +100,64 @@ class Habit:
         middle = torch.tensor([image_bchw.shape[3] / 2, image_bchw.shape[2] / 2])
         points = middle + torch.tensor([[-20.0, -15], [20, -15], [0, 5], [-15, 25], [15, 25]])
         return [FaceDetection(torch.cat([middle - 50, middle + 50]), points, 0.99)]
+
+
+class Ghost:
+    """A real detector that also sees a large face in the picture's corner, when the picture is shown as it is."""
+
+    name, second_look = "ghost", True
+
+    def __init__(self, detector, shape):
+        self.detector, self.shape = detector, shape
+
+    def detect(self, image_bchw):
+        found = self.detector.detect(image_bchw)
+        if tuple(image_bchw.shape[-2:]) != self.shape:
+            return found
+        points = torch.tensor([[340.0, 330], [420, 330], [380, 370], [350, 410], [410, 410]])
+        return [FaceDetection(torch.tensor([300.0, 280, 460, 450]), points, 0.99), *found]
+
+
+def test_a_wrong_detector_in_front_does_not_hide_what_the_next_one_sees(astronaut, detector):
+    habit = Habit()
+    (face,) = find_faces(astronaut, [habit, detector], pick=lambda found: found[:1])
+    assert habit.views
+    assert face.found_by == detector.name
+    assert error_px(face, torch.eye(3)) < 8
+
+
+def test_too_few_faces_later_are_no_reason_to_forget_the_first():
+    def second(faces):
+        if len(faces) < 2:
+            raise PIDiffError("only one")
+        return faces[1:2]
+
+    class Two(Habit):
+        def detect(self, image_bchw):
+            return super().detect(image_bchw) * 2
+
+    image = torch.zeros(1, 3, 100, 100)
+    assert find_faces(image, [Two(), Habit()], pick=second)[0].found_by == "habit"
+    with pytest.raises(PIDiffError, match="only one"):
+        find_faces(image, [Habit(), Two()], pick=second)
+
+
+def test_what_is_not_seen_again_is_left_out_where_a_face_is(astronaut, detector):
+    (face,) = find_faces(astronaut, Ghost(detector, (512, 512)))  # all of them: the ghost is the largest
+    assert error_px(face, torch.eye(3)) < 8
+
+
+def test_a_large_noisy_face_is_confirmed_with_its_points(astronaut):
+    if not mtcnn_installed():
+        pytest.skip("facenet-pytorch is not installed")
+    large = resize_bchw(astronaut[:, :, 40:200, 140:300], 2400)
+    noise = torch.randn(large.shape, generator=torch.Generator().manual_seed(0))
+    points = (ASTRONAUT - torch.tensor([140.0, 40.0]) + 0.5) * 15 - 0.5
+    box = torch.cat([points.amin(dim=0) - 500, points.amax(dim=0) + 500])
+    found = FaceDetection(box, points, 1.0)
+    face, agreed = confirm((large + 1.5 * noise).clamp(-1, 1), found, MTCNNDetector())
+    assert agreed
+    assert float((face.landmarks - points).norm(dim=1).max()) < 8 * 15
 
 
 def test_points_that_turn_with_the_view_are_taken_only_when_nothing_better_is_found():
