@@ -54,13 +54,18 @@ def read_given(value: Any, *, count: int, size: tuple[int, int]) -> list[Given |
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return [None] * count
-    if not isinstance(value, str):
-        photos = _photos_of(value, count=count)
-    elif (whole := _json(value)) is not None:
-        photos = _photos_of(whole, count=count)
-    else:
-        photos = _photos_of_lines([line for line in value.splitlines() if line.strip()], count=count)
-    return [_given(faces, size=size) for faces in photos]
+    try:
+        if not isinstance(value, str):
+            photos = _photos_of(value, count=count)
+        elif (whole := _json(value)) is not None:
+            photos = _photos_of(whole, count=count)
+        else:
+            photos = _photos_of_lines([line for line in value.splitlines() if line.strip()], count=count)
+        return [_given(faces, size=size) for faces in photos]
+    except PIDiffError:
+        raise
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:  # a number for a list, a word for a number
+        raise PIDiffError(f"The landmarks are laid out as no known tool does it ({error}). {_HOW}") from error
 
 
 def needs_detector(given: Sequence[Given | None]) -> bool:
@@ -188,6 +193,11 @@ def _given(faces: list[_Face], *, size: tuple[int, int]) -> Given:
             scale = picture / torch.tensor(face.canvas)
             points, known = (points + 0.5) * scale - 0.5, (known + 0.5) * scale - 0.5
         if len(points) == 2:
+            if len(faces) > 1:
+                raise PIDiffError(
+                    f"A box (two points) is given for a photo beside {len(faces) - 1} other faces or boxes. Give one "
+                    "box alone for each photo, or the points of every face."
+                )
             return Given(box_xyxy=points.flatten())
         box = torch.cat([known.amin(dim=0), known.amax(dim=0)])
         found.append(FaceDetection(box, five_points(points), 1.0))

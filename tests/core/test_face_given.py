@@ -150,6 +150,17 @@ def test_the_host_s_landmarks_may_be_of_another_size_and_hold_no_face():
         ("[[[1, 2, 3, 4]]]", "no face's points"),
         (json.dumps(np.zeros((17, 2)).tolist()), "17 landmarks were given"),
         (json.dumps((FIVE * 0 + 7).tolist()), "are no face"),
+        ('{"people": 5}', "as no known tool"),
+        ('{"people": null}', "as no known tool"),
+        ('{"frames": 5}', "as no known tool"),
+        ('{"frames": [5]}', "as no known tool"),
+        ('{"frames": [[]], "image_size": 5}', "as no known tool"),
+        ('{"people": [], "canvas_width": "wide", "canvas_height": 5}', "as no known tool"),
+        (f"[[{'9' * 400}, 1], [2, 3], [4, 5], [6, 7], [8, 9]]", "landmarks"),
+        (f'{{"frames": [], "image_size": [{"9" * 400}, 1]}}', "as no known tool"),
+        (5, "no face's points"),
+        (json.dumps([[[10, 20], [110, 100]], FIVE.tolist()]), "box .two points. is given .* beside 1 other"),
+        (json.dumps([[[10, 20], [110, 100]], [[0, 0], [50, 50]]]), "box .two points. is given .* beside 1 other"),
     ],
 )
 def test_what_is_no_face_is_refused(value, message):
