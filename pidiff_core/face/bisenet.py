@@ -81,7 +81,7 @@ class _AttentionRefinement(nn.Module):
 
 
 class _ContextPath(nn.Module):
-    """(B, 3, H, W) -> the ResNet's features, 128 channels of context (both at 1/8), and 128 at 1/16."""
+    """(B, 3, H, W) -> the ResNet's features and those of their context (B, 128, H / 8, W / 8) each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,12 +92,12 @@ class _ContextPath(nn.Module):
         self.conv_head16 = _ConvBNReLU(128, 128)
         self.conv_avg = _ConvBNReLU(512, 128, kernel=1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         at_8, at_16, at_32 = self.resnet(x)
         whole = self.conv_avg(at_32.mean(dim=(2, 3), keepdim=True))
         up_16 = self.conv_head32(F.interpolate(self.arm32(at_32) + whole, at_16.shape[-2:], mode="nearest"))
         up_8 = self.conv_head16(F.interpolate(self.arm16(at_16) + up_16, at_8.shape[-2:], mode="nearest"))
-        return at_8, up_8, up_16
+        return at_8, up_8
 
 
 class _FeatureFusion(nn.Module):
@@ -137,6 +137,5 @@ class BiSeNet(nn.Module):
         self.conv_out32 = _Output(128, 64)
 
     def forward(self, x: Tensor) -> Tensor:
-        detail, context, _ = self.cp(x)
-        logits = self.conv_out(self.ffm(detail, context))
+        logits = self.conv_out(self.ffm(*self.cp(x)))
         return F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=True)

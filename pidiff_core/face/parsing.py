@@ -6,25 +6,30 @@ and jewels stay. So does this.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_pickle, load_strict
+from ..checkpoint import load_pickle, load_strict, settle
 from ..errors import PIDiffError
 from ..images import check_image_bchw, resize_bchw
 from ..lazy import LazyNetwork, Place, stay
 from .bisenet import BiSeNet
+from .file_version import file_version
 from .parsenet import ParseNet
 
 # The names under which the files are published; what is in a file decides how it is read.
 PARSER_FILES = ("parsing_parsenet.pth", "parse_multi_iter_90000.pth", "parsing_bisenet.pth", "79999_iter.pth")
-PARSER_LINKS = "github.com/xinntao/facexlib (releases) or github.com/zllrunning/face-parsing.PyTorch"
+PARSER_LINKS = (
+    "parsing_parsenet.pth or parsing_bisenet.pth from github.com/xinntao/facexlib (releases), 79999_iter.pth from "
+    "github.com/zllrunning/face-parsing.PyTorch, or parse_multi_iter_90000.pth from github.com/chaofengc/PSFRGAN "
+    "(releases)"
+)
 _SIZE_PX = 512  # what both networks were trained on
 
 
@@ -72,18 +77,22 @@ class FaceParser:
     """
 
     def __init__(self, weights_path: str | os.PathLike[str], *, place: Place = stay) -> None:
-        state = load_pickle(weights_path)
+        with torch.inference_mode(False):  # tensors of that mode could not become weights
+            state = load_pickle(weights_path)
         kinds = [kind for kind in _KINDS if isinstance(state, Mapping) and kind.signature <= set(state)]
         if not kinds:
             held = ", ".join(map(str, list(state)[:4])) if isinstance(state, Mapping) else type(state).__name__
             raise PIDiffError(
-                f"{weights_path} is no face parser that is known here (it holds {held} ...). Expected is one of "
-                f"{', '.join(PARSER_FILES)} from {PARSER_LINKS}."
+                f"{weights_path} is no face parser that is known here (it holds {held} ...). Expected is "
+                f"{PARSER_LINKS}."
             )
         self.kind = kinds[0]
         with torch.inference_mode(False):
-            network = self.kind.network().eval()
-            load_strict(network, state, name=f"the face parser in {Path(weights_path).name}")
+            name = f"the face parser in {Path(weights_path).name}"
+            with torch.device("meta"):  # the file has all the numbers: none are drawn
+                network = self.kind.network()
+            load_strict(network, state, name=name, read_numbers=False)
+            settle(network, name=name)
         self.network = LazyNetwork(lambda: network, place=place)
 
     @property
@@ -105,14 +114,12 @@ class FaceParser:
 
 
 def load_parser(weights_path: str, *, place: Place = stay) -> FaceParser:
-    """The parser of this file, kept for the next time as long as the file stays the same."""
-    try:
-        modified = Path(weights_path).stat().st_mtime
-    except OSError as error:
-        raise PIDiffError(f"Cannot read {weights_path}: {error.strerror or error}.") from error
-    return _parser(weights_path, modified, place)
+    """The parser of this file: everybody gets the same one until the file changes, as long as anybody holds it."""
+    key = (weights_path, *file_version(weights_path))
+    parser = _parsers.get(key)
+    if parser is None:
+        parser = _parsers[key] = FaceParser(weights_path, place=place)
+    return parser
 
 
-@functools.lru_cache(maxsize=1)
-def _parser(path: str, _modified: float, place: Place) -> FaceParser:
-    return FaceParser(path, place=place)
+_parsers: WeakValueDictionary[tuple[str, int, int], FaceParser] = WeakValueDictionary()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
+
 import pytest
 import torch
 
@@ -89,9 +93,31 @@ def test_a_file_is_read_once_until_it_changes(tmp_path):
     torch.save(BiSeNet().state_dict(), path)
     parser = load_parser(str(path))
     assert load_parser(str(path)) is parser
+    before, times = parser.person_mask(torch.zeros(1, 3, 40, 40)), path.stat()
+    always(parser, 0)
+    torch.save(parser.network.ready().state_dict(), path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # a float of seconds does not tell the two apart
+    changed = load_parser(str(path))
+    assert changed is not parser
+    assert changed.person_mask(torch.zeros(1, 3, 40, 40)).max() == 0.0
+    assert before.max() == 1.0
     assert parser.person_mask(torch.zeros(1, 3, 40, 40)).shape == (1, 1, 512, 512)
     with pytest.raises(PIDiffError, match="Cannot read"):
         load_parser(str(tmp_path / "missing.pth"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_parser_is_read_without_chance_and_goes_with_the_last_who_holds_it(tmp_path, name):
+    torch.save(NETWORKS[name]().state_dict(), tmp_path / "weights.pth")
+    torch.manual_seed(1)
+    chance = torch.get_rng_state()
+    parser = load_parser(str(tmp_path / "weights.pth"))
+    assert torch.equal(torch.get_rng_state(), chance)
+    held = weakref.ref(parser.network.ready())
+    assert all(weight.dtype == torch.float32 and not weight.requires_grad for weight in held().parameters())
+    del parser
+    gc.collect()
+    assert held() is None
 
 
 @pytest.mark.parametrize(
