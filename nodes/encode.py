@@ -89,7 +89,7 @@ class EncodeIdentity(io.ComfyNode):
                     default=FACE_CHOICES[0],
                     optional=True,
                     tooltip="What face_index counts by. all: every face of every photo gives one code, the largest "
-                    "of a photo first.",
+                    "of a photo first; those outside a connected mask are left out.",
                 ),
                 io.Combo.Input(
                     "background_mask",
@@ -136,7 +136,8 @@ class EncodeIdentity(io.ComfyNode):
         own_first = pidiff_model.detector_hint == "own"
         points = landmarks if face_landmarks is None else face_landmarks
         detectors = []
-        if needs_detector(read_given(points, count=len(image), size=tuple(image.shape[1:3]))):
+        given = read_given(points, count=len(image), size=tuple(image.shape[1:3]))
+        if needs_detector(given):
             detectors = choose_detectors(  # the user's own points need none, so none has to be installed
                 detector,
                 own=pidiff_model.detector,
@@ -155,9 +156,9 @@ class EncodeIdentity(io.ComfyNode):
             pidiff_model,
             image,
             detectors=detectors,
-            landmarks=points,
+            given=given,
             mask_bhw=mask,
-            parser=face_parser(background_mask, photos=not own_first) if mask is None else None,
+            parser=face_parser(background_mask, model=pidiff_model) if mask is None else None,
             choose=choose,
             face_index=face_index,
             on_no_face=cast(OnNoFace, on_no_face),

@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import PIDiffError
 from .face.crop import VIEW_SIZE_PX, FaceCrop, OnNoFace, crop_faces
 from .face.detection import FaceDetector
-from .face.given import read_given
+from .face.given import Given
 from .face.parsing import FaceParser
 from .images import bchw_to_bhwc, bhwc_to_bchw
 from .model import PIDiffModel, encode
@@ -36,7 +36,7 @@ def read_identity(
     image_bhwc: Tensor,
     *,
     detectors: Sequence[FaceDetector],
-    landmarks: Any = "",
+    given: Sequence[Given | None] | None = None,
     mask_bhw: Tensor | None = None,
     parser: FaceParser | None = None,
     choose: str = "largest first",
@@ -52,9 +52,9 @@ def read_identity(
 
     Args:
         model: with an encoder.
-        image_bhwc: photos (B, H, W, C) in [0, 1].
+        image_bhwc: photos (B, H, W, C) in [0, 1], on any device; what is read from them is on the CPU.
         detectors: asked in this order; none takes each photo as an aligned portrait.
-        landmarks: the faces' points as text, or as another node sends them: see `face.given`.
+        given: what is known of the faces of each photo, as `face.given.read_given` reads it; None is nothing.
         mask_bhw: the user's own masks of the person, (H, W) or (B or 1, H, W), 1 = keep.
         parser, choose, face_index, on_no_face, background: see `face.crop.crop_faces`.
         before_each: called with the photo's index before each one (to report progress, or to stop by an exception).
@@ -63,9 +63,8 @@ def read_identity(
         PIDiffError: whatever is wrong, with the photo's index where there are several.
     """
     model.require("encoder", purpose="to read codes from a photo")  # before any work is done
-    photos = bhwc_to_bchw(image_bhwc, name="the photo")
+    photos = bhwc_to_bchw(image_bhwc, name="the photo").cpu()  # as are the grids that photos and masks meet
     count = len(photos)
-    given = read_given(landmarks, count=count, size=(photos.shape[2], photos.shape[3]))
     masks = _masks_of_each(mask_bhw, count)
     crops: list[FaceCrop] = []
     for index in range(count):
@@ -75,7 +74,7 @@ def read_identity(
             crops += crop_faces(
                 photos[index : index + 1].float(),
                 detectors=detectors,
-                given=given[index],
+                given=None if given is None else given[index],
                 mask_b1hw=masks[index],
                 parser=parser,
                 choose=choose,
@@ -121,7 +120,7 @@ def _encode(model: PIDiffModel, crops: list[FaceCrop], *, photos: int) -> WPlus:
 def _masks_of_each(mask_bhw: Tensor | None, count: int) -> list[Tensor | None]:
     if mask_bhw is None:
         return [None] * count
-    masks = mask_bhw[None] if mask_bhw.ndim == 2 else mask_bhw
+    masks = (mask_bhw[None] if mask_bhw.ndim == 2 else mask_bhw).cpu()
     number = check_shape(masks, "B H W", name="the mask of the person")["B"]
     if number not in (1, count):
         raise PIDiffError(f"{number} masks were given for {count} photos: give one for all, or one each.")

@@ -18,13 +18,12 @@ from .background import head_mask, remove_background, soften
 from .detection import FaceDetection, FaceDetector, find_faces, largest_first, names_of
 from .given import Given
 from .landmarks import landmarks_in_box
-from .order import picking
+from .order import ALL, picking
 from .parsing import FaceParser
 
 VIEW_SIZE_PX = 512  # the crops that users look at, and W+ Adapter's own size before the encoder's 256
 OnNoFace = Literal["error", "pass through", "whole image"]
 ON_NO_FACE: tuple[OnNoFace, ...] = get_args(OnNoFace)
-_LEAST_MASK = 0.005  # a smaller share of the crop is no person
 _LEAST_OF_HEAD = 0.05  # of the head: a mask that keeps less of it is meant for something else
 
 
@@ -64,7 +63,7 @@ def crop_faces(
         mask_b1hw: the user's own mask (1, 1, h, w) of the person, 1 = keep.
         parser: finds the person where there is no such mask; without it, or where it sees nobody, the head is an egg
             around the landmarks.
-        choose, face_index: see `order.picking`.
+        choose, face_index: see `order.picking`. Of "all", faces of which `mask_b1hw` keeps nothing are left out.
         on_no_face: raise an error, go on with a crop of nobody, or take the whole picture as a portrait.
         background: white, grey, black, or keep.
         size: the crop's side in px.
@@ -87,6 +86,8 @@ def crop_faces(
     background_of = _Background(mask_b1hw, parser, background)
     if found:
         aligned = [align_face(image_bchw, face.landmarks, size=size) for face in found]
+        if choose == ALL:  # a mask of some of the people, if it is no mistake: then the first face says so
+            aligned = [face for face in aligned if background_of.holds(image_bchw, face)] or aligned
         return [background_of.crop(image_bchw, face, found_by=found_by) for face in aligned]
     if found is None or on_no_face == "whole image":
         return [background_of.crop(image_bchw, whole_picture(image_bchw, size=size), found_by="whole image")]
@@ -113,6 +114,13 @@ class _Background:
         mask, mask_by = self._mask(aligned, image_bchw.shape[-2:], found_by)
         return self._finished(image_bchw, aligned, mask, found_by=found_by, mask_by=mask_by)
 
+    def holds(self, image_bchw: Tensor, aligned: AlignedFace) -> bool:
+        """Whether the user's mask, if there is one, keeps anything of this face."""
+        if self.mask_b1hw is None:
+            return True
+        _, kept = _users_mask(self.mask_b1hw, aligned, image_bchw.shape[-2:])
+        return kept >= _LEAST_OF_HEAD
+
     def nobody(self, image_bchw: Tensor, *, size: int) -> FaceCrop:
         """A crop of a picture without a face: its middle, none of which is kept."""
         empty = torch.zeros(1, 1, size, size)
@@ -120,21 +128,19 @@ class _Background:
         return self._finished(image_bchw, aligned, empty, found_by="nobody", mask_by="nobody", present=False)
 
     def _mask(self, aligned: AlignedFace, picture_size: Sequence[int], found_by: str) -> tuple[Tensor, str]:
-        size = aligned.size_px
-        head = head_mask(aligned.landmarks, size=(size, size))
         if self.mask_b1hw is not None:
-            mask = soften(crop_mask(_as_picture_mask(self.mask_b1hw, *picture_size), aligned))
-            kept = float((mask * head).sum() / head.sum().clamp_min(1e-6))
-            if float(mask.mean()) < _LEAST_MASK or kept < _LEAST_OF_HEAD:
+            mask, kept = _users_mask(self.mask_b1hw, aligned, picture_size)
+            if kept < _LEAST_OF_HEAD:
                 raise PIDiffError(
                     f"The mask leaves nothing of the face (found by {found_by}): it keeps {kept:.0%} of the head. It "
                     "should be 1 on the person, else 0. Invert it (Load Image's mask is 1 where a picture is "
                     "transparent), paint it, or disconnect it to use the built-in one."
                 )
             return mask, "user"
+        head = head_mask(aligned.landmarks, size=(aligned.size_px, aligned.size_px))
         if self.parser is not None:
-            mask = soften(resize_bchw(self.parser.person_mask(aligned.image), size))
-            if float((mask * head).sum() / head.sum().clamp_min(1e-6)) >= _LEAST_OF_HEAD:
+            mask = soften(resize_bchw(self.parser.person_mask(aligned.image), aligned.size_px))
+            if _kept(mask, of=head) >= _LEAST_OF_HEAD:
                 return mask, self.parser.name
         return head, "landmarks"
 
@@ -186,6 +192,16 @@ def _in_box(image: Tensor, box_xyxy: Tensor, detectors: Sequence[FaceDetector]) 
     if detectors and (inside := find_faces(image, detectors, pick=pick)):
         return inside, f"box, {inside[0].found_by}"
     return [average], "box"
+
+
+def _users_mask(mask_b1hw: Tensor, aligned: AlignedFace, picture_size: Sequence[int]) -> tuple[Tensor, float]:
+    """The user's mask in the crop's frame (1, 1, size, size), and how much of the head it keeps."""
+    mask = soften(crop_mask(_as_picture_mask(mask_b1hw, *picture_size), aligned))
+    return mask, _kept(mask, of=head_mask(aligned.landmarks, size=(aligned.size_px, aligned.size_px)))
+
+
+def _kept(mask: Tensor, *, of: Tensor) -> float:
+    return float((mask * of).sum() / of.sum().clamp_min(1e-6))
 
 
 def _as_picture_mask(mask: Tensor, height: int, width: int) -> Tensor:

@@ -9,6 +9,7 @@ from pidiff_core.e4e.config import EncoderConfig
 from pidiff_core.e4e.encoder import E4eEncoder
 from pidiff_core.errors import PIDiffError
 from pidiff_core.face.detection import FaceDetection
+from pidiff_core.face.given import read_given
 from pidiff_core.model import PIDiffModel
 from pidiff_core.reading import read_identity
 from pidiff_core.wplus import WPlusSpace
@@ -49,6 +50,33 @@ def photos(batch=1, seed=0):
     return torch.rand(batch, 120, 160, 3, generator=torch.Generator().manual_seed(seed))
 
 
+def given(value, *, count=1):
+    return read_given(value, count=count, size=(120, 160))
+
+
+class Elsewhere(torch.Tensor):
+    """As on a GPU: it does not meet tensors of the CPU, until it is brought there."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        tensors = [arg for arg in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(arg, torch.Tensor)]
+        if any(type(tensor) is torch.Tensor and tensor.ndim > 0 for tensor in tensors):
+            raise RuntimeError("Expected all tensors to be on the same device")
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        return result.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else result
+
+
+def test_photos_and_masks_may_be_on_another_device(model):
+    mask = torch.zeros(120, 160)
+    mask[:, :80] = 1.0
+    here = read_identity(model, photos(), detectors=[Finds(POINTS)], mask_bhw=mask)
+    there = read_identity(
+        model, photos().as_subclass(Elsewhere), detectors=[Finds(POINTS)], mask_bhw=mask.as_subclass(Elsewhere)
+    )
+    assert torch.equal(there.wplus.codes, here.wplus.codes)
+    assert type(there.masks_bhw) is type(there.crops_bhwc) is torch.Tensor
+
+
 def test_a_photo_becomes_codes_a_crop_and_a_mask(model):
     reading = read_identity(model, photos(), detectors=[Finds(POINTS)])
     assert reading.wplus.codes.shape == (1, 6, 5)
@@ -66,7 +94,7 @@ def test_a_photo_becomes_codes_a_crop_and_a_mask(model):
 
 
 def test_the_users_points_are_those_of_a_detector(model):
-    mine = read_identity(model, photos(), detectors=[], landmarks=FIVE)
+    mine = read_identity(model, photos(), detectors=[], given=given(FIVE))
     found = read_identity(model, photos(), detectors=[Finds(POINTS)])
     assert torch.equal(mine.wplus.codes, found.wplus.codes)
 
@@ -98,20 +126,20 @@ def test_face_index_goes_from_the_largest_to_the_smallest(model):
 )
 def test_a_box_chooses_among_the_faces_or_stands_in_for_one(model, box, x):
     small = (POINTS - POINTS.mean(dim=0)) * 0.4 + torch.tensor([130.0, 90.0])
-    reading = read_identity(model, photos(), detectors=[Finds(POINTS, small)], landmarks=box)
+    reading = read_identity(model, photos(), detectors=[Finds(POINTS, small)], given=given(box))
     mask = reading.masks_bhw[0]
     assert float((mask * torch.arange(160)).sum() / mask.sum()) == pytest.approx(x, abs=4)
 
 
 def test_lines_of_landmarks_belong_to_their_photos(model):
     shifted = " ".join(f"{x + 40},{y}" for x, y in POINTS.tolist())
-    reading = read_identity(model, photos(2), detectors=[], landmarks=f"{FIVE}\n{shifted}")
-    alone = read_identity(model, photos(2)[:1], detectors=[], landmarks=FIVE)
+    reading = read_identity(model, photos(2), detectors=[], given=given(f"{FIVE}\n{shifted}", count=2))
+    alone = read_identity(model, photos(2)[:1], detectors=[], given=given(FIVE))
     torch.testing.assert_close(reading.wplus.codes[0], alone.wplus.codes[0], rtol=1e-4, atol=1e-5)
     assert reading.masks_bhw[0, 50, 60] > 0.9
     assert reading.masks_bhw[1, 50, 130] > 0.9
     with pytest.raises(PIDiffError, match="2 lines of landmarks were given for 3 photos"):
-        read_identity(model, photos(3), detectors=[], landmarks=f"{FIVE}\n{shifted}")
+        read_identity(model, photos(3), detectors=[], given=given(f"{FIVE}\n{shifted}", count=3))
 
 
 def test_no_face_is_an_error_that_says_what_to_do(model):
@@ -180,14 +208,25 @@ def test_faces_are_chosen_by_place(model, choose, index, x):
 def test_another_node_s_faces_are_chosen_like_a_detector_s(model):
     small = (POINTS - POINTS.mean(dim=0)) * 0.4 + torch.tensor([130.0, 90.0])
     wire = {"frames": [[{"landmarks_xy": five.numpy()} for five in (small, POINTS)]], "image_size": (120, 160)}
-    largest = read_identity(model, photos(), detectors=[], landmarks=wire)
-    second = read_identity(model, photos(), detectors=[], landmarks=wire, face_index=1)
+    largest = read_identity(model, photos(), detectors=[], given=given(wire))
+    second = read_identity(model, photos(), detectors=[], given=given(wire), face_index=1)
     assert largest.masks_bhw[0, 65, 72] > 0.9
     assert second.masks_bhw[0, 90, 130] > 0.9
-    assert len(read_identity(model, photos(), detectors=[], landmarks=wire, choose="all").wplus) == 2
+    assert len(read_identity(model, photos(), detectors=[], given=given(wire), choose="all").wplus) == 2
     empty = {"frames": [[]], "image_size": (120, 160)}
     with pytest.raises(PIDiffError, match=r"No face was found.*the landmarks given"):
-        read_identity(model, photos(), detectors=[Finds(POINTS)], landmarks=empty)
+        read_identity(model, photos(), detectors=[Finds(POINTS)], given=given(empty))
+
+
+def test_of_all_faces_those_outside_the_mask_are_left_out(model):
+    small = (POINTS - POINTS.mean(dim=0)) * 0.4 + torch.tensor([130.0, 90.0])
+    mask = torch.zeros(120, 160)
+    mask[:, 105:] = 1.0  # the smaller one's half
+    reading = read_identity(model, photos(), detectors=[Finds(small, POINTS)], choose="all", mask_bhw=mask)
+    assert len(reading.wplus) == 1
+    assert reading.masks_bhw[0, 90, 130] > 0.9
+    with pytest.raises(PIDiffError, match="leaves nothing of the face"):  # a mask of nobody is a mistake
+        read_identity(model, photos(), detectors=[Finds(small, POINTS)], choose="all", mask_bhw=torch.zeros(120, 160))
 
 
 def test_a_mask_of_the_background_is_an_error(model):

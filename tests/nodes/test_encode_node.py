@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import inspect
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -183,8 +186,11 @@ def test_a_parser_s_file_is_found_and_used(nodes, model, comfy):
         with torch.inference_mode():
             found = encode(nodes, model, torch.rand(1, 120, 160, 3), background_mask="parser")
         assert found[0].origin["photos"][0]["mask_by"] in ("bisenet", "landmarks")
-        assert files.face_parser("auto", photos=True) is files.face_parser("parser", photos=True)
-        assert files.face_parser("auto", photos=False) is None  # drawn faces are not what it knows
-        assert files.face_parser("geometric", photos=True) is None
+        kept = weakref.ref(files.face_parser("parser", model=model))
+        gc.collect()
+        assert kept() is files.face_parser("auto", model=model)  # as long as the model is there
+        drawn = dataclasses.replace(model, detector_hint="own")
+        assert files.face_parser("auto", model=drawn) is None  # drawn faces are not what it knows
+        assert files.face_parser("geometric", model=model) is None
     finally:
         path.unlink()
