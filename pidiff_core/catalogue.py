@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from .checkpoint import METADATA_KEY
 from .codes import KIND
+from .errors import PIDiffError
 from .wplus import WPlusSpace
 
 _HASH_CHARACTERS = 12  # of a photo's SHA-256 in a listing
@@ -64,7 +65,7 @@ def describe_codes(path: Path, *, name: str = "") -> CodesFile | None:
             pictures=tuple(_hash_of(photo) for photo in origin.get("photos", ())),
             saved=saved,
         )
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (PIDiffError, OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 

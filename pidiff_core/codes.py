@@ -85,7 +85,7 @@ def _own(path: Path) -> WPlus:
     try:
         space = WPlusSpace(**config["space"])
         source, origin = str(config["source"]), dict(config["origin"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, PIDiffError) as error:
         raise PIDiffError(f"The configuration of the codes in {path} is incomplete: {error}.") from error
     return WPlus(tensors["codes"], tensors["latent_avg"], space, source, origin)
 

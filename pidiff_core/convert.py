@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import PIDiffError
+from .loading import guarded
 from .networks import Networks, load_networks, save_networks
 
 _HALF_ERROR = 2.0**-10  # relative, of a weight rounded to half precision
@@ -27,7 +28,7 @@ def convert(source: Path, target: Path, *, fp16: bool = False, generator: bool =
     """
     if target.suffix != ".safetensors":
         raise PIDiffError(f"The target {target} should end in .safetensors.")
-    networks = load_networks(source)
+    networks = guarded(source, load_networks)
     if not generator:
         networks = dataclasses.replace(networks, generator=None)
     save_networks(target, networks, dtype=torch.float16 if fp16 else torch.float32)

@@ -41,8 +41,13 @@ def from_published(content: Any, *, name: str) -> Published:
         PIDiffError: another kind of file, or keys and shapes that do not fit.
     """
     if isinstance(content, Mapping):
+        for part in (content, content.get("state_dict"), content.get("g_ema")):
+            if isinstance(part, Mapping) and (odd := [key for key in part if not isinstance(key, str)]):
+                raise PIDiffError(
+                    f"{name} is no e4e encoder and no StyleGAN2 generator: some keys are no names: {listed(odd)}."
+                )
         state = content.get("state_dict")
-        if isinstance(state, Mapping) and any(str(key).startswith("encoder.") for key in state):
+        if isinstance(state, Mapping) and any(key.startswith("encoder.") for key in state):
             return _from_e4e(content, state, name)
         if isinstance(content.get("g_ema"), Mapping):
             return _from_generator(content["g_ema"], content.get("latent_avg"), name)

@@ -44,6 +44,13 @@ class WPlusSpace:
     num_styles: int  # S: 2 * log2(generator's size) - 2
     width: int = 512  # D: numbers in one style
 
+    def __post_init__(self) -> None:
+        sizes = (self.num_styles, self.width)
+        if not isinstance(self.name, str) or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise PIDiffError(
+                f"A W+ space is a name and two sizes, for example ffhq-1024 (18 styles of 512), not {self}."
+            )
+
     @property
     def levels(self) -> dict[str, slice]:
         """The styles of each level: see `levels`."""

@@ -42,11 +42,9 @@ def find_direction(
         found = load_directions(path)
         if part in found:
             return found[part]
-        numbered = list(found.values())
-        if part.isdigit() or not part:
-            index = int(part or 0)
-            if index < len(numbered):
-                return numbered[index]
+        numbered = {str(index): direction for index, direction in enumerate(found.values())}
+        if (part or "0") in numbered:
+            return numbered[part or "0"]
         raise PIDiffError(f"{path} has no direction '{part}'. It holds {_some(list(found))}.")
     places = f" (files are searched in {', '.join(searched)})" if searched else ""
     raise PIDiffError(

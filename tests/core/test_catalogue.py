@@ -62,6 +62,7 @@ def test_what_is_no_file_of_codes_is_none(tmp_path, content):
         {"kind": "adapter"},
         {"kind": "codes"},
         {"kind": "codes", "space": {"name": "x"}, "source": "", "origin": {}},
+        {"kind": "codes", "space": {"name": "x", "num_styles": "10"}, "source": "", "origin": {}},
         {"kind": "codes", "space": {"name": "x", "num_styles": 10}, "source": "", "origin": {"photos": [3]}},
         {"kind": "codes", "space": {"name": "x", "num_styles": 10}, "source": "", "origin": 3},
         {"kind": "codes", "space": {"name": "x", "num_styles": 10}, "source": "", "origin": {}, "no codes": True},

@@ -134,6 +134,10 @@ def test_a_generator_alone_is_read(tmp_path, parts, wrap):
             lambda content, state: state.update({"encoder.latlayer1.bias": torch.ones(3)}),
             "wrong shapes: latlayer1.bias",
         ),
+        (
+            lambda content, state: state.update({"encoder.latlayer1.bias": torch.ones(6).long()}),
+            "wrong types: latlayer1.bias torch.int64",
+        ),
         (lambda content, state: state["encoder.latlayer1.bias"].fill_(torch.nan), "not finite: latlayer1.bias"),
         (lambda content, state: content.pop("latent_avg"), "no average code"),
         (lambda content, state: content.update(latent_avg=torch.ones(9, 6)), r"\(8 6\)"),
@@ -157,6 +161,9 @@ def test_a_damaged_e4e_file_is_refused_with_its_keys(tmp_path, parts, change, me
         ({"state_dict": {"encoder.weight": torch.ones(1)}}, "no e4e encoder"),
         ({"g_ema": {"weight": torch.ones(1)}}, "no StyleGAN2 generator"),
         ({}, "no e4e encoder"),
+        ({"state_dict": {1: torch.ones(1), "encoder.a": torch.ones(1)}}, "keys are no names: 1"),
+        ({"g_ema": {2: torch.ones(1)}}, "keys are no names: 2"),
+        ({3: torch.ones(1), "conv1.conv.modulation.weight": torch.ones(1)}, "keys are no names: 3"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):
@@ -184,3 +191,8 @@ class TestConvert:
         assert "web page" in capsys.readouterr().err
         assert main([str(tmp_path / "e4e.pt"), str(tmp_path / "e4e.bin")]) == 1
         assert [entry.name for entry in tmp_path.iterdir()] == ["e4e.pt"]
+
+    def test_what_no_reader_foresees_is_a_sentence_here_too(self, tmp_path, parts, capsys):
+        source = e4e_file(tmp_path / "e4e.pt", parts, latent_avg=torch.tensor(1.0))
+        assert main([str(source), str(tmp_path / "e4e.safetensors")]) == 1
+        assert "is no file that PIDiff can read" in capsys.readouterr().err
