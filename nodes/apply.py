@@ -82,7 +82,7 @@ class ApplyIdentityAdapter(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip="Strengths of single sites of the UNet, multiplied in: 'middle=0 output=1.2 input.4.1=0.5' "
-                    "names a block, an entry of it or one cross-attention. The rest stays at 1.",
+                    "names a block, an entry of it or one cross-attention, from 0 to 10. The rest stays at 1.",
                 ),
                 io.Combo.Input(
                     "unconditional",

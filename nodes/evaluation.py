@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .watch import WATCH_KEY, Watch, identities_in, needs_noise_level, replacements_in
+from .watch import WATCH_KEY, Watch, needs_noise_level, replacements_in
 
 NOTES_KEY = "pidiff_conds"  # in transformer_options: {uuid of a conditioning: CondNote}
 EVALUATION_KEY = "pidiff_evaluation"  # in transformer_options: an Evaluation
@@ -87,7 +87,7 @@ def note_conds(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str,
             notes[cond.get("uuid")] = CondNote(role == "positive", _area(cond.get("area"), noise.shape[-2:]))
     options = extra_args.setdefault("model_options", {}).setdefault("transformer_options", {})
     options[NOTES_KEY] = notes
-    watch = Watch(identities_in(replacements_in(options)))
+    watch = Watch(options)
     if not watch.is_idle:
         options[WATCH_KEY] = watch
     return executor(guider, sigmas, extra_args, *rest, **named)

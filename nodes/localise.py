@@ -15,7 +15,8 @@ from torch import Tensor
 from ..pidiff_core.adapter.localisation import MapAverage
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.overlay import heat, overlay, resize_maps
-from .patching import identities_of
+from ..pidiff_core.shapes import check_shape
+from .patching import applies_of, identities_of
 from .site_patch import Identity
 from .watch import WATCH_KEY, Watch
 from .wires import schema
@@ -82,24 +83,32 @@ class Localise(io.ComfyNode):
         image: Any = None,
     ) -> io.NodeOutput:
         """See `pidiff_core.adapter.localisation`."""
-        people = identities_of(model)
-        if not people:
+        applies = len(applies_of(model))
+        if not applies:
             raise PIDiffError("Nobody acts in this model. Connect the model that comes out of ApplyIdentityAdapter.")
-        if person >= len(people):
+        if person >= applies:
             raise PIDiffError(
-                f"Person {person} was asked for, but this model has {len(people)}, counted from 0 along the chain of "
+                f"Person {person} was asked for, but this model has {applies}, counted from 0 along the chain of "
                 "ApplyIdentityAdapter. Choose one of them, or -1 for all."
             )
         samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+        check_shape(samples, "B C H W", name="the latent")
+        if image is not None and len(image) != len(samples):
+            raise PIDiffError(
+                f"{len(image)} pictures were given for {len(samples)} latents. Give the pictures that were decoded "
+                "from this latent."
+            )
         size_px = (samples.shape[-2] * 8, samples.shape[-1] * 8) if image is None else tuple(image.shape[1:3])
-        look = _Look(people if person < 0 else [people[person]])
+        look = _Look([identity for identity in identities_of(model) if person in (-1, identity.order)])
+        # The highest level of a schedule is noise and nothing else: there is nothing to find in it.
+        levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps + 1)[1:]
         guider = comfy.samplers.CFGGuider(model)
         guider.inner_set_conds({"positive": positive})
         guider.sample(
             comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")),
             samples,
             look,
-            comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps),
+            levels,
             callback=latent_preview.prepare_callback(model, steps),
             disable_pbar=True,
             seed=seed,
@@ -130,7 +139,7 @@ class _Look(comfy.samplers.Sampler):
     ) -> Tensor:
         """The host's contract; returns the latent as it came."""
         options = extra_args["model_options"]["transformer_options"]
-        watch = options.setdefault(WATCH_KEY, Watch(identities_of(model_wrap.model_patcher)))
+        watch = options.setdefault(WATCH_KEY, Watch(options))
         scaling = model_wrap.inner_model.model_sampling
         levels = sigmas[:-1]
         for step, sigma in enumerate(levels):

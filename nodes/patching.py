@@ -17,16 +17,17 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..pidiff_core.adapter.adapter import IdentityAdapter
-from ..pidiff_core.adapter.folding import fold, level_strengths
+from ..pidiff_core.adapter.folding import FoldedSite, fold, level_strengths
 from ..pidiff_core.adapter.sites import Site, SiteSpec
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.shapes import check_shape
 from ..pidiff_core.wplus import WPlus
 from .evaluation import note_conds, note_evaluation
 from .site_patch import Identity, SitePatch
-from .watch import identities_in, replacements_in
+from .watch import APPLIES_KEY, identities_in, replacements_in
 
 KEY = "pidiff"  # our name among the host's callbacks and wrappers
+Folded = Mapping[str, FoldedSite]  # by site name
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,14 @@ def apply_identity(
     found = unet_sites(model)
     check_fit(adapter, found)
     mask = _as_mask(mask_bhw)
+    before = applies_of(model)
+    beside = options.beside and (mask is None or bool((mask == 1).all()))
+    patched.model_options["transformer_options"][APPLIES_KEY] = (*before, beside)
     if options.does_nothing or (mask is not None and not mask.any()):
         return patched
     if mask is not None and bool((mask == 1).all()):
         mask = None
-    present = torch.tensor(wplus.present, dtype=torch.float32)
-    factors = torch.outer(present, level_strengths(adapter, options.levels) * options.strength)
-    sites = fold(adapter, adapter.tokens(wplus), strengths=factors, sites=options.sites)
-    uncond = {}
-    if options.uncond_average:
-        zero = adapter.zero_tokens()
-        zero, share = (zero, factors[:1]) if present.all() else (zero.expand(len(wplus), -1, -1), factors)
-        uncond = fold(adapter, zero, strengths=share, sites=options.sites)
+    sites, uncond = _folded(adapter, wplus, options)
     sampling = model.get_model_object("model_sampling")
     identity = Identity(
         sites=sites,
@@ -91,14 +88,28 @@ def apply_identity(
         sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
         sigma_end=float(sampling.percent_to_sigma(options.end_percent)),
         always=options.start_percent <= 0 and options.end_percent >= 1,
-        order=len(identities_of(patched)),
-        beside=options.beside and mask is None,
+        order=len(before),
+        beside=beside,
     )
     if sites or uncond:
         _watch(patched)
     for name in dict.fromkeys([*sites, *uncond]):
         _put(patched, Site.from_name(name), found[name], identity)
     return patched
+
+
+def _folded(adapter: IdentityAdapter, wplus: WPlus, options: ApplyOptions) -> tuple[Folded, Folded]:
+    """What the conditional and the unconditional half get, by site name."""
+    # Nodes run in inference mode; what is made in it could never meet a gradient, and guidance by gradients needs one.
+    with torch.inference_mode(False), torch.no_grad():
+        present = torch.tensor(wplus.present, dtype=torch.float32)
+        factors = torch.outer(present, level_strengths(adapter, options.levels) * options.strength)
+        sites = fold(adapter, adapter.tokens(wplus), strengths=factors, sites=options.sites)
+        if not options.uncond_average:
+            return sites, {}
+        zero = adapter.zero_tokens()
+        zero, share = (zero, factors[:1]) if present.all() else (zero.expand(len(wplus), -1, -1), factors)
+        return sites, fold(adapter, zero, strengths=share, sites=options.sites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +169,11 @@ def check_fit(adapter: IdentityAdapter, found: Mapping[str, FoundSite]) -> None:
             )
 
 
+def applies_of(model: ModelPatcher) -> tuple[bool, ...]:
+    """For each Apply node that a model has passed, whether its people stand in the row, left to right."""
+    return model.model_options["transformer_options"].get(APPLIES_KEY, ())
+
+
 def identities_of(model: ModelPatcher) -> list[Identity]:
     """The identities that act in a model, in the order in which they were applied."""
     return identities_in(_replacements(model))
@@ -170,7 +186,8 @@ def _as_mask(mask_bhw: Tensor | None) -> Tensor | None:
     check_shape(mask, "B H W", name="the attention mask")
     if not torch.isfinite(mask).all():
         raise PIDiffError("The attention mask holds values that are not finite.")
-    return mask.detach().float().cpu().clamp(0.0, 1.0)
+    with torch.inference_mode(False):
+        return mask.detach().float().cpu().clamp(0.0, 1.0)
 
 
 def _put(model: ModelPatcher, site: Site, found: FoundSite, identity: Identity) -> None:

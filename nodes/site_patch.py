@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ class Identity:
         mask: M (K, H, W) in [0, 1], picture i of a batch has mask i modulo K; None for 1 everywhere.
         sigma_start, sigma_end: the noise levels between which the identity acts, the first one the higher.
         always: whether it acts at every noise level.
-        order: how many identities were on the model before this one.
+        order: how many Apply nodes came before this one's.
         beside: whether it stands in a row, left to right, with the others that do.
     """
 
@@ -61,6 +62,11 @@ class Identity:
 
     def __deepcopy__(self, _: Any) -> Identity:
         return self  # clones of a model share it: some hosts deep-copy their options
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask of the user's says where it may act."""
+        return self._mask is not None
 
     def acts_at(self, noise_level: float | None) -> bool:
         """Whether an evaluation at this noise level is inside the range."""
@@ -160,12 +166,13 @@ class SitePatch:
         if evaluation is None:
             evaluation = evaluation_of(extra_options, with_noise_level=self.needs_noise_level)
         acting = [identity for identity in self.identities if identity.acts_at(evaluation.noise_level)]
-        text_output = base
+        text_output = base = base.to(q.dtype)  # another pack may answer in a type of its own
         if self.inner is not None and any(identity.attends_from_text for identity in acting):
             # W+ Adapter's queries come from the text alone: what another pack adds to it must not turn them.
             text_output = _host_attention(q, k, v, extra_options)
         # What nobody else holds may be changed where it is: a copy of it costs as much as the whole branch.
-        own = self.inner is None and not self.callbacks and base.is_contiguous() and not base.requires_grad
+        own = self.inner is None and not self.callbacks and "optimized_attention_override" not in extra_options
+        own = own and base.is_contiguous() and not base.requires_grad
         result = self._draw(
             acting, base, q=q, text_output=text_output, evaluation=evaluation, extra_options=extra_options, in_place=own
         )
@@ -173,7 +180,7 @@ class SitePatch:
             if self._in_range(evaluation.noise_level, kwargs):
                 added = callback(base, q, k, v, extra_options, **kwargs)
                 base, result = base + added, result + added
-        return result.to(q.dtype)
+        return result
 
     def _draw(
         self,
@@ -200,8 +207,10 @@ class SitePatch:
                 if site is None:
                     continue
                 attended = attend(site, host_query=q[part], text_output=text_output[part])
-                size = _site_size(q, extra_options)
-                mask = identity.mask(rows, size, area=note.area, like=q)
+                mask = None
+                if identity.has_mask or watch is not None:
+                    size = _site_size(q, extra_options)
+                    mask = identity.mask(rows, size, area=note.area, like=q)
                 if watch is not None:
                     mask = watch.place(
                         identity,
@@ -239,8 +248,14 @@ def _site_size(q: Tensor, extra_options: Mapping[str, Any]) -> tuple[int, int]:
     shape = extra_options.get("activations_shape")
     if shape is not None and shape[-2] * shape[-1] == pixels:
         return int(shape[-2]), int(shape[-1])
-    # Another pack has cut the map up: the division of the pixels that comes nearest to the picture's shape.
     height, width = (extra_options.get("original_shape") or (1, 1))[-2:]
-    ideal = math.sqrt(pixels * height / width)
-    rows = min((n for n in range(1, pixels + 1) if pixels % n == 0), key=lambda n: abs(math.log(n / ideal)))
+    return _nearest_size(pixels, height / width)
+
+
+@functools.lru_cache(maxsize=64)
+def _nearest_size(pixels: int, ratio: float) -> tuple[int, int]:
+    """For a map that another pack has cut up: the division of its pixels that comes nearest to height / width."""
+    ideal = math.sqrt(pixels * ratio)
+    small = [n for n in range(1, math.isqrt(pixels) + 1) if pixels % n == 0]
+    rows = min((*small, *(pixels // n for n in small)), key=lambda n: abs(math.log(n / ideal)))
     return rows, pixels // rows

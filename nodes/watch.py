@@ -5,7 +5,7 @@ A Watch lies in the run's own transformer_options and is gone with the run: iden
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from einops import rearrange
@@ -15,9 +15,10 @@ from ..pidiff_core.adapter.folding import Attended, FoldedSite
 from ..pidiff_core.adapter.localisation import ColumnShares, MapAverage, site_map
 
 if TYPE_CHECKING:
-    from .site_patch import Identity
+    from .site_patch import Identity, SitePatch
 
-WATCH_KEY = "pidiff_watch"  # in transformer_options
+WATCH_KEY = "pidiff_watch"  # in transformer_options, of a run
+APPLIES_KEY = "pidiff_applies"  # in transformer_options, of a model: for each Apply node, whether it stands in the row
 
 
 def replacements_in(options: Mapping[str, Any]) -> dict[tuple[Any, ...], Any]:
@@ -27,34 +28,40 @@ def replacements_in(options: Mapping[str, Any]) -> dict[tuple[Any, ...], Any]:
 
 def identities_in(replacements: Mapping[Any, Any]) -> list[Identity]:
     """The identities of all our patches on a model's cross-attentions, in the order in which they were applied."""
-    patches = [patch for patch in replacements.values() if hasattr(patch, "identities")]
-    found = dict.fromkeys(identity for patch in patches for identity in patch.identities)
+    found = dict.fromkeys(identity for patch in _ours(replacements) for identity in patch.identities)
     return sorted(found, key=lambda identity: identity.order)
 
 
 def needs_noise_level(replacements: Mapping[Any, Any]) -> bool:
     """Whether any of our patches does at one noise level what it does not at another."""
-    return any(patch.needs_noise_level for patch in replacements.values() if hasattr(patch, "needs_noise_level"))
+    return any(patch.needs_noise_level for patch in _ours(replacements))
+
+
+def _ours(replacements: Mapping[Any, Any]) -> list[SitePatch]:
+    return [patch for patch in replacements.values() if hasattr(patch, "identities")]
 
 
 class Watch:
     """See the module.
 
     Args:
-        identities: all of the model's, in the order of their Apply nodes.
-        maps: where the maps of an identity are to be collected.
+        options: the transformer_options of the model: its Apply nodes, and the identities that came of them. A node
+            that adds nothing keeps its place in the row, so that a slider at 0 does not move the others.
     """
 
-    def __init__(self, identities: Iterable[Identity], *, maps: Mapping[Identity, MapAverage] | None = None) -> None:
-        in_a_row = [identity for identity in identities if identity.beside]
-        self.maps = dict(maps or {})
-        self._person = {identity: number for number, identity in enumerate(in_a_row)}
-        self._shares = ColumnShares(len(in_a_row))
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        replacements = replacements_in(options)
+        row: tuple[bool, ...] = options.get(APPLIES_KEY, ())
+        in_row = [identity for identity in identities_in(replacements) if identity.beside]
+        self.maps: dict[Identity, MapAverage] = {}
+        self._person = {identity: sum(row[: identity.order]) for identity in in_row}
+        notes = sum(identity in self._person for patch in _ours(replacements) for identity in patch.identities)
+        self._shares = ColumnShares(sum(row), notes=max(notes, 1))
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to place and nothing to record."""
-        return len(self._person) < 2 and not self.maps
+        """Whether there is nobody to place."""
+        return self._shares.people < 2 or not self._person
 
     def place(
         self,

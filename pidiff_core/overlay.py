@@ -26,7 +26,7 @@ def resize_maps(maps_bhw: Tensor, size: tuple[int, int], *, stretch: bool) -> Te
 
 def heat(maps_bhw: Tensor) -> Tensor:
     """Maps (B, H, W) in [0, 1] -> image_bhwc (B, H, W, 3) in [0, 1]."""
-    colours = torch.tensor(_COLOURS)
+    colours = torch.tensor(_COLOURS, device=maps_bhw.device)
     place = maps_bhw.float().clamp(0.0, 1.0) * (len(colours) - 1)
     lower = place.floor().long().clamp(max=len(colours) - 2)
     return torch.lerp(colours[lower], colours[lower + 1], (place - lower)[..., None])
@@ -38,7 +38,7 @@ def overlay(maps_bhw: Tensor, image_bhwc: Tensor) -> Tensor:
     Raises:
         PIDiffError: another number of pictures than of maps, or another size.
     """
-    picture = check_image_bhwc(image_bhwc).float().cpu()
+    picture = check_image_bhwc(image_bhwc).float().to(maps_bhw.device)
     if picture.shape[1:3] != maps_bhw.shape[1:] or len(picture) != len(maps_bhw):
         raise PIDiffError(
             f"{len(maps_bhw)} maps of {maps_bhw.shape[2]}x{maps_bhw.shape[1]} pixels do not lie on {len(picture)} "

@@ -73,14 +73,16 @@ class ColumnShares:
 
     Args:
         people: k.
+        notes: how many maps an evaluation brings: one of each person at each site.
     """
 
     _COLUMNS = 64
-    _KEEP = 0.97  # of the distribution at each site's map
+    _KEEP = 0.4  # of the distribution after an evaluation
     _EDGE = 0.04  # width of a border between two people, as a share of the whole mass
 
-    def __init__(self, people: int) -> None:
+    def __init__(self, people: int, *, notes: int) -> None:
         self.people = people
+        self._keep = self._KEEP ** (1.0 / notes)
         self._mass: Tensor | None = None
 
     def note(self, map_bhw: Tensor, *, area: Area) -> None:
@@ -95,7 +97,7 @@ class ColumnShares:
         self._mass = torch.cat(
             [
                 self._mass[:, :first],
-                self._mass[:, first:last] * self._KEEP + columns * (1.0 - self._KEEP),
+                self._mass[:, first:last] * self._keep + columns * (1.0 - self._keep),
                 self._mass[:, last:],
             ],
             dim=1,

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from ..errors import PIDiffError
 from .sites import BLOCKS, Site
 
+MAX_FACTOR = 10.0  # of a single site; far beyond what any picture bears, and far below what half precision holds
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -55,7 +57,7 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def depths(names: Sequence[str]) -> dict[str, float]:
-    """How deep each site lies in its UNet: 0 at the full resolution, 1 beside the middle block.
+    """How deep each site lies among those of its adapter: 0 the nearest to the full resolution, 1 to the middle block.
 
     >>> depths(["input.1.0", "input.3.0", "middle.0.0", "output.0.0", "output.1.0"])
     {'input.1.0': 0.0, 'input.3.0': 1.0, 'middle.0.0': 1.0, 'output.0.0': 1.0, 'output.1.0': 0.0}
@@ -109,8 +111,11 @@ def _parse(text: str) -> dict[str, float]:
             factors[key] = float(value)
         except ValueError:
             factors[key] = math.nan
-        if not math.isfinite(factors[key]):
-            raise PIDiffError(f"'{word}' sets no site: write 'site=number', such as 'middle=0 output.3=0.5'.")
+        if not 0.0 <= factors[key] <= MAX_FACTOR:  # also not a number
+            raise PIDiffError(
+                f"'{word}' sets no site: write 'site=number' with a number from 0 to {MAX_FACTOR:g}, such as "
+                "'middle=0 output.3=0.5'."
+            )
     return factors
 
 

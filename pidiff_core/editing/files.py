@@ -30,7 +30,7 @@ def load_directions(path: str | os.PathLike[str]) -> dict[str, Direction]:
         PIDiffError: a damaged file, or one without directions.
     """
     path = Path(path)
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return _ganspace_table(path, path.with_name(COMPONENTS_FILE))
     content = load_array(path) if file_kind(path) == "npy" else load_pickle(path)
     if isinstance(content, dict):

@@ -61,7 +61,7 @@ def shares_of(shares, *, width=32, area=WHOLE):
 
 
 def test_people_start_with_equal_columns_and_share_everything():
-    found = shares_of(ColumnShares(2))
+    found = shares_of(ColumnShares(2, notes=32))
     assert found[0, ..., :14].min() == 1.0
     assert found[1, ..., 18:].min() == 1.0
     torch.testing.assert_close(found.sum(dim=0), torch.ones_like(found[0]))
@@ -69,7 +69,7 @@ def test_people_start_with_equal_columns_and_share_everything():
 
 @pytest.mark.parametrize(("left", "right"), [(1, 8), (2, 26), (20, 27)])
 def test_each_person_gets_a_face_wherever_the_faces_are(left, right):
-    shares = ColumnShares(2)
+    shares = ColumnShares(2, notes=32)
     for _ in range(200):
         shares.note(faces(left, right), area=WHOLE)
     found = shares_of(shares)
@@ -79,7 +79,7 @@ def test_each_person_gets_a_face_wherever_the_faces_are(left, right):
 
 
 def test_three_people_and_rows_of_a_batch_that_differ():
-    shares = ColumnShares(3)
+    shares = ColumnShares(3, notes=32)
     for _ in range(200):
         shares.note(torch.cat([faces(1, 8, 15), faces(8, 17, 27)]), area=WHOLE)
     found = shares_of(shares)
@@ -90,7 +90,7 @@ def test_three_people_and_rows_of_a_batch_that_differ():
 
 
 def test_a_regional_prompt_sees_its_own_part_of_the_shares():
-    shares = ColumnShares(2)
+    shares = ColumnShares(2, notes=32)
     right_half = (0.0, 0.5, 1.0, 1.0)
     found = shares_of(shares, width=16, area=right_half)
     assert found[0, ..., 3:].max() == 0.0
@@ -105,6 +105,6 @@ def test_a_regional_prompt_sees_its_own_part_of_the_shares():
 
 def test_nothing_waits_for_the_device():
     """On the meta device every value that is read back is an error."""
-    shares = ColumnShares(2)
+    shares = ColumnShares(2, notes=32)
     shares.note(torch.zeros(2, 8, 8, device="meta"), area=WHOLE)
     assert shares.share(1, (8, 8), area=WHOLE, like=torch.zeros(1, device="meta")).shape == (2, 64)

@@ -68,7 +68,9 @@ def test_a_number_is_not_the_beginning_of_another_one():
         site_factors("portrait", SD15, text="output.1=0")  # SD 1.5 has output.10 and output.11, but nothing at output.1
 
 
-@pytest.mark.parametrize("text", ["middle", "middle=", "middle=x", "middle=nan", "=1", "nowhere=1", "input.0=1"])
+@pytest.mark.parametrize(
+    "text", ["middle", "middle=", "middle=x", "middle=nan", "middle=-1", "output=1e39", "=1", "nowhere=1", "input.0=1"]
+)
 def test_exception_what_sets_no_site(text):
     with pytest.raises(PIDiffError, match="site"):
         site_factors("portrait", SD15, text=text)

@@ -145,3 +145,9 @@ def test_a_mask_decides_over_a_place(mini):
     both = mini.apply(codes=mini.wplus.select(0), mask=half, place="left to right")
     other = {"codes": mini.wplus.select(1), "place": "left to right"}
     assert torch.equal(mini.sample(mini.apply(masked, **other)), mini.sample(mini.apply(both, **other)))
+
+
+def test_a_person_of_no_strength_keeps_the_place_in_the_row(mini):
+    second = {"codes": mini.wplus.select(1), "place": "left to right"}
+    beside_nobody = mini.sample(mini.apply(mini.apply(place="left to right", strength=0.0), **second), size=(16, 32))
+    assert not torch.equal(beside_nobody, mini.sample(mini.apply(**second), size=(16, 32)))

@@ -73,8 +73,9 @@ def test_each_person_of_a_chain_has_a_map_and_minus_one_is_all(mini, localise):
 
 def test_levels_below_the_start_of_an_identity_are_empty(mini, localise):
     _, _, steps = localise(mini.apply(start_percent=0.9), steps=4, stretch=False)
-    brightness = steps.mean(dim=(1, 2, 3))
-    assert brightness[0] < brightness[-1]
+    nothing = mini.pack.load("pidiff_core.overlay").heat(torch.zeros(1, 1, 1))
+    assert torch.equal(steps[:3], nothing.expand(3, 128, 128, 3))
+    assert not torch.equal(steps[3:], nothing.expand(1, 128, 128, 3))
 
 
 def test_exception_nobody_there_and_a_person_too_many(mini, localise):
@@ -82,3 +83,13 @@ def test_exception_nobody_there_and_a_person_too_many(mini, localise):
         localise(mini.model)
     with pytest.raises(mini.errors.PIDiffError, match=r"Person 3.*has 1"):
         localise(mini.apply(), person=3)
+    with pytest.raises(mini.errors.PIDiffError, match="2 pictures were given for 1 latents"):
+        localise(mini.apply(), image=torch.zeros(2, 128, 128, 3))
+    with pytest.raises(mini.errors.PIDiffError, match="latent"):
+        localise(mini.apply(), {"samples": torch.zeros(1, 4, 1, 16, 16)})
+
+
+def test_a_person_of_no_strength_keeps_the_number_and_has_an_empty_map(mini, localise):
+    both = mini.apply(mini.apply(strength=0.0), codes=mini.wplus.select(1))
+    assert localise(both, person=0, stretch=False)[0].abs().max() == 0.0
+    assert torch.equal(localise(both, person=1)[0], localise(mini.apply(codes=mini.wplus.select(1)))[0])

@@ -36,7 +36,7 @@ def small(comfy, pack):
     cpu = torch.device("cpu")
     model = comfy.model_patcher.ModelPatcher(network, load_device=cpu, offload_device=cpu)
 
-    patching, site_patch = pack.load("nodes.patching"), pack.load("nodes.site_patch")
+    patching = pack.load("nodes.patching")
     config_module, adapter_module = pack.load("pidiff_core.adapter.config"), pack.load("pidiff_core.adapter.adapter")
     wplus_module = pack.load("pidiff_core.wplus")
     space = wplus_module.WPlusSpace("test", 18, 16)
@@ -65,7 +65,7 @@ def small(comfy, pack):
         )
 
     return SimpleNamespace(
-        model=model, found=found, wplus=wplus, apply=apply, patching=patching, site_patch=site_patch,
+        model=model, found=found, wplus=wplus, apply=apply, patching=patching,
         error=pack.load("pidiff_core.errors").PIDiffError, adapters=adapters, positive=cond(1), negative=cond(2),
     )  # fmt: skip
 
@@ -79,13 +79,11 @@ def replacements(model):
 
 
 def options_of_a_step(**changes):
-    size = int(PIXELS**0.5)
-    sigmas = torch.tensor([1.0])
     return {
         "cond_or_uncond": [0],
         "n_heads": HEADS,
-        "activations_shape": [1, WIDTH, size, size],
-        "sigmas": sigmas,
+        "activations_shape": [1, WIDTH, int(PIXELS**0.5), int(PIXELS**0.5)],
+        "sigmas": torch.tensor([1.0]),
     } | changes
 
 
@@ -195,12 +193,10 @@ def test_guiders_that_list_their_prompts_otherwise_give_the_identity_to_the_posi
     patched = small.apply()
     expected = sample(small, patched, cfg=1.0)
     assert not torch.allclose(expected, sample(small, small.model, cfg=1.0), rtol=1e-3, atol=1e-3)
-
     dual = Guider_DualCFG(patched)
     dual.set_conds(small.positive, small.negative, small.negative)
     dual.set_cfg(1.0, 1.0)
     torch.testing.assert_close(sample(small, patched, guider=dual), expected, rtol=1e-4, atol=1e-4)
-
     perpendicular = Guider_PerpNeg(patched)
     perpendicular.set_conds(small.positive, small.negative, cond(3))
     perpendicular.set_cfg(1.0, 0.0)
@@ -307,9 +303,12 @@ def test_an_override_of_the_hosts_attention_is_honoured(small):
 
     if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(optimized_attention).parameters.values()):
         pytest.skip("this host has no overrides of its attention")
-    q, k, v = qkv()
-    options = options_of_a_step(cond_or_uncond=[1], optimized_attention_override=lambda *_, **__: torch.ones_like(q))
-    assert torch.equal(replacements(small.apply())[KEY](q, k, v, options), torch.ones_like(q))
+    kept = torch.ones(1, PIXELS, WIDTH)  # what such a pack returns may be its own to keep
+    out = replacements(small.apply())[KEY](
+        *qkv(), options_of_a_step(optimized_attention_override=lambda *_, **__: kept)
+    )
+    assert torch.equal(kept, torch.ones_like(kept))
+    assert not torch.equal(out, kept)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -317,6 +316,7 @@ def test_an_override_of_the_hosts_attention_is_honoured(small):
 def test_half_precision_stays_close_and_keeps_its_type(small, dtype, precision):
     patch = replacements(small.apply(kind="text"))[KEY]
     exact = patch(*qkv(), options_of_a_step())
+    patch.inner = (lambda q, k, v, _: text_attention(q, k, v).float()) if precision else None  # a type of its own
     half = patch(*qkv(dtype=dtype), options_of_a_step(attn_precision=precision))
     assert half.dtype == dtype
     assert torch.nn.functional.cosine_similarity(half.float().flatten(), exact.flatten(), dim=0) > 0.999
@@ -324,5 +324,7 @@ def test_half_precision_stays_close_and_keeps_its_type(small, dtype, precision):
 
 def test_gradients_flow_through_a_patched_step(small):
     q, k, v = (x.requires_grad_() for x in qkv())
-    replacements(small.apply())[KEY](q, k, v, options_of_a_step()).square().sum().backward()
+    with torch.inference_mode():  # as nodes run
+        patched = small.apply(mask=torch.rand(1, 8, 8))
+    replacements(patched)[KEY](q, k, v, options_of_a_step()).square().sum().backward()
     assert all(x.grad.isfinite().all() and x.grad.any() for x in (q, k, v))
