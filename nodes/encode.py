@@ -133,7 +133,6 @@ class EncodeIdentity(io.ComfyNode):
         """See `pidiff_core.reading.read_identity`."""
         if face_landmarks is not None and (landmarks or "").strip():
             raise PIDiffError("Both landmarks and face_landmarks are given. Empty the text, or disconnect the other.")
-        own_first = pidiff_model.detector_hint == "own"
         points = landmarks if face_landmarks is None else face_landmarks
         detectors = []
         given = read_given(points, count=len(image), size=tuple(image.shape[1:3]))
@@ -141,7 +140,6 @@ class EncodeIdentity(io.ComfyNode):
             detectors = choose_detectors(  # the user's own points need none, so none has to be installed
                 detector,
                 own=pidiff_model.detector,
-                own_first=own_first,
                 yunet_path=find_pidiff_file(YUNET_FILE),
                 insightface_root=insightface_root(),
                 searched=pidiff_folders(),
@@ -158,7 +156,7 @@ class EncodeIdentity(io.ComfyNode):
             detectors=detectors,
             given=given,
             mask_bhw=mask,
-            parser=face_parser(background_mask, model=pidiff_model) if mask is None else None,
+            parser=face_parser(background_mask, model=pidiff_model, detector=detector) if mask is None else None,
             choose=choose,
             face_index=face_index,
             on_no_face=cast(OnNoFace, on_no_face),

@@ -20,18 +20,19 @@ _FOLDERS_OF_OTHERS = ("facexlib", "facedetection")  # where other packs keep fac
 _parsers: WeakKeyDictionary[PIDiffModel, FaceParser] = WeakKeyDictionary()  # a parser goes with the last model
 
 
-def face_parser(choice: str, *, model: PIDiffModel) -> FaceParser | None:
+def face_parser(choice: str, *, model: PIDiffModel, detector: str = "auto") -> FaceParser | None:
     """The face parser for one of BACKGROUND_MASKS; None for the geometric mask.
 
     Args:
         choice: "auto" takes a parser where its file is present.
-        model: for whose photos; the parser is kept for as long as this model is. The parsers know no drawn faces, so
-            that "auto" takes none where the model brings a detector of its own kind of pictures.
+        model: for whose photos; the parser is kept for as long as this model is.
+        detector: the user's choice of one. The parsers know photos alone, so that "auto" takes none where the model's
+            own detector ("model") finds faces of another kind, such as mini's drawn ones.
 
     Raises:
         PIDiffError: "parser", and no file is there.
     """
-    if choice == "geometric" or (choice == "auto" and model.detector_hint == "own"):
+    if choice == "geometric" or (choice == "auto" and detector == "model"):
         return None
     others = [Path(folder_paths.models_dir) / name for name in _FOLDERS_OF_OTHERS]
     in_ours = (path for name in PARSER_FILES if (path := find_pidiff_file(name)))

@@ -32,8 +32,7 @@ class PIDiffModel:
     directions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (S, D) or (1, D)
     source: str = ""  # the file or bundle, for people
     crop_size: int = 256  # px: the aligned crop that the encoder reads
-    detector: FaceDetector | None = None  # the model's own, for pictures of its kind; asked when the usual one fails
-    detector_hint: str = ""  # "own" asks the model's own detector first
+    detector: FaceDetector | None = None  # the model's own, for pictures of its kind; asked only by name
     files: tuple[object, ...] = ()  # what the parts were read from: while one model holds them, others share them
 
     def __post_init__(self) -> None:

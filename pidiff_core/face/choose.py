@@ -69,7 +69,6 @@ def choose_detectors(
     choice: str,
     *,
     own: FaceDetector | None = None,
-    own_first: bool = False,
     yunet_path: str | None = None,
     insightface_root: Path | str | None = None,
     searched: Sequence[str] = (),
@@ -78,10 +77,9 @@ def choose_detectors(
 
     Args:
         choice: one of CHOICES. "auto" is whatever is at hand, in the order of CHOICES; one that is broken is
-            left out with a warning. The model's own takes part only where `own_first` says so, for it may see faces in
-            photos that have none. "model" is the model's own alone.
+            left out with a warning. The model's own takes no part, for it may see faces in photos that have none.
+            "model" is the model's own alone.
         own: the detector that comes with the PIDiff model, for pictures of its own kind.
-        own_first: ask that one before the others.
         yunet_path: YuNet's weights file, where there is one.
         insightface_root: the folder with InsightFace's models/buffalo_l, in ComfyUI models/insightface.
         searched: the folders that were searched for it, for the error.
@@ -109,7 +107,7 @@ def choose_detectors(
         return [own]
     if choice != "auto":
         raise PIDiffError(f"The detector should be one of {', '.join(CHOICES)}, but it is '{choice}'.")
-    found: list[FaceDetector] = [own] if own is not None and own_first else []
+    found: list[FaceDetector] = []
     if mtcnn_installed():
         found.append(_IfItLoads(MTCNNDetector.name, MTCNNDetector))
     if insightface_installed() and insightface_model(insightface_root):

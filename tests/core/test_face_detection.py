@@ -108,9 +108,8 @@ class TestChoice:
         assert choose_detectors("whole image", own=DotDetector()) == []
 
     @needs_mtcnn
-    @pytest.mark.parametrize(("own_first", "names"), [(False, ["mtcnn"]), (True, ["dots", "mtcnn"])])
-    def test_auto_takes_mtcnn_and_the_models_own_where_it_comes_first(self, own_first, names):
-        assert [found.name for found in choose_detectors("auto", own=DotDetector(), own_first=own_first)] == names
+    def test_auto_takes_mtcnn_and_not_the_models_own(self):
+        assert [found.name for found in choose_detectors("auto", own=DotDetector())] == ["mtcnn"]
 
     def test_yunet_without_its_file_names_the_file_and_the_folders(self):
         with pytest.raises(PIDiffError, match=r"yunet_final\.pth.*models/pidiff.*/somewhere"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import inspect
 import weakref
@@ -189,8 +188,7 @@ def test_a_parser_s_file_is_found_and_used(nodes, model, comfy):
         kept = weakref.ref(files.face_parser("parser", model=model))
         gc.collect()
         assert kept() is files.face_parser("auto", model=model)  # as long as the model is there
-        drawn = dataclasses.replace(model, detector_hint="own")
-        assert files.face_parser("auto", model=drawn) is None  # drawn faces are not what it knows
+        assert files.face_parser("auto", model=model, detector="model") is None  # drawn faces are not what it knows
         assert files.face_parser("geometric", model=model) is None
     finally:
         path.unlink()
