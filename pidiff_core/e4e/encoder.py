@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate, islice
 from typing import cast
 
@@ -14,6 +15,7 @@ from ..shapes import check_shape
 from . import inference
 from .config import EncoderConfig
 from .layers import IRSEUnit, StyleHead
+from .winograd import Workspace
 
 
 class E4eEncoder(nn.Module):
@@ -55,7 +57,12 @@ class E4eEncoder(nn.Module):
         check_shape(images, f"B 3 {self.config.image_size} {self.config.image_size}", name="the encoder's crop")
         if self.training or torch.is_grad_enabled():
             return self.plain(images)
-        return self._offsets(inference.stem(self.input_layer, images), unit=inference.unit, heads=inference.heads)
+        workspace = Workspace()
+        return self._offsets(
+            inference.stem(self.input_layer, images),
+            unit=partial(inference.unit, workspace=workspace),
+            heads=partial(inference.heads, workspace=workspace),
+        )
 
     def plain(self, images: Tensor) -> Tensor:
         """`forward` module by module, as the checkpoint nests them: for training, and as inference's twin."""

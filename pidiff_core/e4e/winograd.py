@@ -12,11 +12,28 @@ kernel to its points costs a fraction of what it saves, and kept copies would be
 
 from __future__ import annotations
 
+import math
+from itertools import groupby
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+
+
+class Workspace:
+    """Memory that one convolution after the other writes its large intermediate results to: it stays in the cache."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """A float32 tensor of this shape on the CPU; what was taken under the same name before is overwritten."""
+        size = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].numel() < size:
+            self._buffers[name] = torch.empty(size)
+        return self._buffers[name][:size].view(shape)
 
 
 class Scheme:
@@ -37,11 +54,16 @@ class Scheme:
         self.step = stride * self.output_size  # pixels from one tile to the next
         number = np.array(kernel_of_point)
         both = (number[:, None] * len(kernel) + number).reshape(-1)  # of a point in two dimensions
-        order = np.argsort(both, kind="stable")  # points that share a kernel lie together
-        self.counts = np.bincount(both).tolist()
-        self.to_points = torch.from_numpy(np.kron(tile, tile)[order]).float()
-        self.to_kernels = torch.from_numpy(np.kron(kernel, kernel)).float()
-        self.to_outputs = torch.from_numpy(np.kron(output, output)[:, order]).float()
+        counts = np.bincount(both)  # points that share a kernel
+        points, kernels = (
+            np.lexsort((both, counts[both])),
+            np.argsort(counts, kind="stable"),
+        )  # shared ones lie together
+        self.to_points = torch.from_numpy(np.kron(tile, tile)[points]).float()
+        self.to_kernels = torch.from_numpy(np.kron(kernel, kernel)[kernels]).float()
+        self.to_outputs = torch.from_numpy(np.kron(output, output)[:, points]).float()
+        self.groups = [(len(list(group)), int(count)) for count, group in groupby(np.sort(counts))]
+        """How many kernels there are, one after the other, that so many points each share."""
 
     def tiles(self, height: int, width: int) -> int:
         """How many tiles a map is cut into; 0 where its sides are no multiples of `step`."""
@@ -55,25 +77,31 @@ class Scheme:
         points = self.to_points @ rearrange(cut, "b th tw i h w -> (h w) (b th tw i)")
         return rearrange(points, "p (n i) -> p n i", i=x.shape[1])
 
-    def convolve(self, points: Tensor, weight: Tensor, *, batch: int, height: int) -> Tensor:
+    def convolve(self, points: Tensor, weight: Tensor, *, batch: int, height: int, workspace: Workspace) -> Tensor:
         """What conv2d(x, weight) gives for the maps x that these points are of.
 
         Args:
             points: what `points(x)` gave; good for any number of kernels.
             weight: (O, I, 3, 3).
             batch, height: of the output.
+            workspace: for intermediate results.
 
         Returns:
             (B, O, height, W), channels last in memory.
         """
-        kernels = self.to_kernels @ rearrange(weight, "o i h w -> (h w) (o i)")
+        kernels = workspace.take("kernels", len(self.to_kernels), weight[:, :, 0, 0].numel())
+        torch.mm(self.to_kernels, rearrange(weight, "o i h w -> (h w) (o i)"), out=kernels)
         kernels = rearrange(kernels, "p (o i) -> p i o", o=len(weight))
-        if len(kernels) == len(points):
-            products = torch.bmm(points, kernels)
-        else:
-            products = points.new_empty(*points.shape[:2], len(weight))
-            for these, kernel, out in zip(points.split(self.counts), kernels, products.split(self.counts)):
-                torch.mm(these.flatten(0, 1), kernel, out=out.flatten(0, 1))
+        products = workspace.take("products", *points.shape[:2], len(weight))
+        first_kernel = first_point = 0
+        for group, count in self.groups:
+            these = slice(first_point, first_point + group * count)
+            torch.bmm(
+                rearrange(points[these], "(g c) n i -> g (c n) i", g=group),
+                kernels[first_kernel : first_kernel + group],
+                out=rearrange(products[these], "(g c) n o -> g (c n) o", g=group),
+            )
+            first_kernel, first_point = first_kernel + group, these.stop
         y = self.to_outputs @ products.flatten(1)
         m = self.output_size
         y = rearrange(y, "(h w) (b th tw o) -> b (th h) (tw w) o", h=m, b=batch, th=height // m, o=len(weight))

@@ -9,7 +9,7 @@ import torch
 
 from pidiff_core.e4e.config import PRESETS, EncoderConfig, heads_for
 from pidiff_core.e4e.encoder import E4eEncoder
-from pidiff_core.e4e.winograd import STRIDE_1, STRIDE_2, Scheme
+from pidiff_core.e4e.winograd import STRIDE_1, STRIDE_2, Scheme, Workspace
 from pidiff_core.errors import PIDiffError
 
 SMALL = EncoderConfig(
@@ -244,7 +244,7 @@ def test_winograds_convolution_equals_torchs(scheme, stride, size):
     torch.manual_seed(0)
     x, weight = torch.randn(2, 6, *size), torch.randn(5, 6, 3, 3)
     expected = torch.nn.functional.conv2d(x, weight, stride=stride, padding=1)
-    y = scheme.convolve(scheme.points(x), weight, batch=2, height=size[0] // stride)
+    y = scheme.convolve(scheme.points(x), weight, batch=2, height=size[0] // stride, workspace=Workspace())
     assert largest_error(y, expected) < 1e-5
 
 
@@ -252,7 +252,7 @@ def test_winograds_rounding_is_a_convolutions_own():
     torch.manual_seed(0)
     x, weight = torch.randn(1, 256, 16, 16), torch.randn(64, 256, 3, 3)
     exact = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1)
-    y = STRIDE_1.convolve(STRIDE_1.points(x), weight, batch=1, height=16)
+    y = STRIDE_1.convolve(STRIDE_1.points(x), weight, batch=1, height=16, workspace=Workspace())
     assert float((y - exact).abs().max() / exact.abs().max()) < 4e-6
 
 
