@@ -30,7 +30,7 @@ import torch
 
 from bench_peers import EmptyHook, IPAdapterHook, WPlusAdapterHook
 from bench_trace import held_bytes, trace_hooks
-from bench_unet import CONTEXT_WIDTH, Evaluation, Patches, Replay, Stopwatch, random_sd15
+from bench_unet import CONTEXT_WIDTH, Evaluation, Patches, Replay, Stopwatch, TextAttention, random_sd15
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCE = 1e-5
@@ -78,13 +78,14 @@ def measure(pack: Any, options: argparse.Namespace) -> dict[str, dict[str, float
     device = torch.device(options.device)
     model = random_sd15(device=device, dtype=DTYPES[options.dtype], channels=options.channels)
     evaluate = Evaluation.random(model, size_px=options.size, batch=options.batch)
-    kinds = configurations(pack, model, rows=options.batch // 2)
+    text = TextAttention.of(pack)
+    kinds = configurations(pack, model, text=text, rows=options.batch // 2)
     replay = Replay(evaluate, kinds["wplus4"], attention=next(iter(kinds["empty"].hooks.values())))
     agreement = {
         "wplus": relative_error(replay.outputs(kinds["wplus4"]), replay.outputs(kinds["wplus_published"])),
         "ipa4": relative_error(replay.outputs(kinds.pop("folded_ipa4")), replay.outputs(kinds["ipa4"])),
     }
-    watch = Stopwatch(device)
+    watch = Stopwatch(device, text)
     inside: dict[str, list[float]] = {name: [] for name in kinds}
     for repeat in range(options.repeats + 1):
         for name in in_turn(kinds, repeat):
@@ -112,11 +113,11 @@ def measure(pack: Any, options: argparse.Namespace) -> dict[str, dict[str, float
             "held_mb": held_bytes(patches, device) / 1e6,
         }
     if options.trace is not None:
-        found["trace"] = dict(trace_hooks(evaluate, kinds["native18"], path=options.trace))
+        found["trace"] = dict(trace_hooks(evaluate, kinds["native18"], text=text, path=options.trace))
     return found
 
 
-def configurations(pack: Any, model: Any, *, rows: int) -> dict[str, Patches]:
+def configurations(pack: Any, model: Any, *, text: TextAttention, rows: int) -> dict[str, Patches]:
     """Patches by name, for a batch of `rows` conditional rows and as many unconditional ones."""
     from comfy.ldm.modules.attention import optimized_attention
 
@@ -142,21 +143,25 @@ def configurations(pack: Any, model: Any, *, rows: int) -> dict[str, Patches]:
         return Patches(
             {
                 key: IPAdapterHook(
-                    optimized_attention, branch.to_k.weight.to(like), branch.to_v.weight.to(like), its_tokens
+                    text,
+                    optimized_attention,
+                    branch.to_k.weight.to(like),
+                    branch.to_v.weight.to(like),
+                    its_tokens,
                 )
                 for key, branch in host_sites.items()
             }
         )
 
     return {
-        "empty": Patches({key: EmptyHook(optimized_attention) for key in both.hooks}),
+        "empty": Patches({key: EmptyHook(text) for key in both.hooks}),
         "wplus4": both,
         "native4": ours(random_adapter(pack, model, num_styles=4), random_codes(wplus_module, styles=4)),
         "native18": ours(random_adapter(pack, model), wplus),
         "wplus_published": Patches(
             {
                 key: WPlusAdapterHook(
-                    optimized_attention,
+                    text,
                     *(layer.weight.to(like) for layer in (branch.to_q, branch.to_k, branch.to_v)),
                     row_tokens,
                 )
@@ -201,7 +206,7 @@ def timed_step(evaluate: Evaluation, patches: Patches, watch: Stopwatch, device:
     """Seconds of one whole evaluation; on a CPU `watch` looks into the hooks meanwhile."""
     if device.type == "cpu":
         began = time.perf_counter()
-        evaluate(patches.around(watch.timed), override=watch.text_attention)
+        evaluate(patches.around(watch.timed))
         return time.perf_counter() - began
     torch.cuda.synchronize()
     began = time.perf_counter()

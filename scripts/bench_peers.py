@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-Attention = Callable[..., Tensor]  # the host's own: (q, k, v, heads, **options), heads merged
+Attention = Callable[..., Tensor]  # the host's own: (q, k, v, heads), heads merged
 
 
 @dataclass(frozen=True)
 class EmptyHook:
     """A hook that does what the host does without one."""
 
-    attention: Attention
+    text: Attention
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        return self.attention(q, k, v, extra_options["n_heads"], transformer_options=extra_options)
+        return self.text(q, k, v, extra_options["n_heads"])
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ class IPAdapterHook:
     """IPAdapter_plus at one site: out = Attn(q, k, v) + weight * Attn(q, K tokens, V tokens), host query, both halves.
 
     Args:
-        attention: the host's.
+        text: the host's attention, called for the text.
+        attention: the same, called for the identity.
         to_k, to_v: projections of the tokens (C, W).
         tokens: by half (0 cond, 1 uncond), each (1, n, W).
         weight: strength.
         sigma_start, sigma_end: the noise levels between which it acts.
     """
 
+    text: Attention
     attention: Attention
     to_k: Tensor
     to_v: Tensor
@@ -50,7 +52,7 @@ class IPAdapterHook:
     sigma_end: float = 0.0
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        out = self.attention(q, k, v, extra_options["n_heads"], transformer_options=extra_options)
+        out = self.text(q, k, v, extra_options["n_heads"])
         sigma = extra_options["sigmas"].detach().cpu()[0].item()
         if self.sigma_end <= sigma <= self.sigma_start:
             out = out + self._identity(q, extra_options)
@@ -73,14 +75,14 @@ class WPlusAdapterHook:
     A = Attn(q, k, v);  out = A + scale * Attn(A Wq^T, tokens Wk^T, tokens Wv^T), torch's fused attention, as there.
 
     Args:
-        attention: the host's, for the text.
+        text: the host's attention, called for the text.
         to_q: (C, C).
         to_k, to_v: (C, W).
         tokens: a row's own tokens (B, n, W): behind the text in its pipeline, here given apart.
         scale: strength.
     """
 
-    attention: Attention
+    text: Attention
     to_q: Tensor
     to_k: Tensor
     to_v: Tensor
@@ -89,7 +91,7 @@ class WPlusAdapterHook:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
         heads = extra_options["n_heads"]
-        text = self.attention(q, k, v, heads, transformer_options=extra_options)
+        text = self.text(q, k, v, heads)
         split = (
             rearrange(x, "b n (h d) -> b h n d", h=heads)
             for x in (F.linear(text, self.to_q), F.linear(self.tokens, self.to_k), F.linear(self.tokens, self.to_v))

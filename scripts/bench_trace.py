@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench_unet import CONTEXT_WIDTH, Hook, Patches
+from bench_unet import CONTEXT_WIDTH, Hook, Patches, TextAttention
 
 HOOK, TEXT = "identity hook", "text attention"
 # Each of these makes the host wait for a device.
@@ -21,10 +21,13 @@ SYNCHRONISING = (
 PRODUCTS = ("aten::linear", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm")
 
 
-def trace_hooks(run: Callable[..., Any], patches: Patches, *, path: Path | None = None) -> dict[str, int]:
-    """Profile `run(patches, override=...)` and count what happens inside the hooks, the text's attention apart.
+def trace_hooks(
+    run: Callable[[Patches], Any], patches: Patches, *, text: TextAttention, path: Path | None = None
+) -> dict[str, int]:
+    """Profile `run(patches)` and count what happens inside the hooks, the text's attention apart.
 
     Args:
+        text: what the hooks call for the text.
         path: where to write the trace for chrome://tracing or perfetto.
 
     Returns:
@@ -37,13 +40,13 @@ def trace_hooks(run: Callable[..., Any], patches: Patches, *, path: Path | None 
         with record_function(HOOK):
             return hook(*inputs)
 
-    def text_attention(attention: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def marked_text(attention: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         with record_function(TEXT):
             return attention(*args, **kwargs)
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-    with profile(activities=activities, record_shapes=True) as profiler:
-        run(patches.around(marked), override=text_attention)
+    with profile(activities=activities, record_shapes=True) as profiler, text.within(marked_text):
+        run(patches.around(marked))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(path))

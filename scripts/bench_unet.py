@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,39 @@ class Around:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._hook, name)
+
+
+class TextAttention:
+    """The host's attention as all hooks of a benchmark call it for the text: a seam to time or mark these calls.
+
+    Not the host's `optimized_attention_override`: with one there, our hook may not change the text's output in place.
+    """
+
+    def __init__(self, attention: Callable[..., Tensor]) -> None:
+        self._attention = attention
+        self._around: Callable[..., Tensor] | None = None
+
+    @classmethod
+    def of(cls, pack: Any) -> TextAttention:
+        """ComfyUI's, put into our own hooks too; the same one for the same pack."""
+        site_patch = pack.load("nodes.site_patch")
+        if not isinstance(site_patch.optimized_attention, cls):
+            site_patch.optimized_attention = cls(site_patch.optimized_attention)
+        return site_patch.optimized_attention
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self._around is None:
+            return self._attention(*args, **kwargs)
+        return self._around(self._attention, *args, **kwargs)
+
+    @contextmanager
+    def within(self, around: Callable[..., Tensor]) -> Iterator[None]:
+        """For a while, `around(attention, *args, **kwargs)` runs in its place."""
+        self._around = around
+        try:
+            yield
+        finally:
+            self._around = None
 
 
 def random_sd15(*, device: torch.device, dtype: torch.dtype, channels: int = 320) -> Any:
@@ -105,13 +139,11 @@ class Evaluation:
         return cls(model, latents.to(model.load_device), context.to(model.load_device))
 
     @torch.inference_mode()
-    def __call__(self, patches: Patches, *, override: Callable[..., Tensor] | None = None) -> Tensor:
-        """The denoised latents, with these patches; `override` takes the host's attention and its arguments."""
+    def __call__(self, patches: Patches) -> Tensor:
+        """The denoised latents, with these patches."""
         sigma = torch.full((len(self.latents),), SIGMA, device=self.latents.device)
         options = {"cond_or_uncond": [0, 1], "sigmas": sigma[: len(sigma) // 2]}
         options |= {"patches_replace": {"attn2": dict(patches.hooks)}, "wrappers": dict(patches.wrappers)}
-        if override is not None:
-            options["optimized_attention_override"] = override
         return self.model.model.apply_model(self.latents, sigma, c_crossattn=self.context, transformer_options=options)
 
 
@@ -120,12 +152,13 @@ class Stopwatch:
 
     Args:
         device: where it is a GPU, every reading of the clock waits for it.
+        text: what the hooks call.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.inside_s = 0.0
+    def __init__(self, device: torch.device, text: TextAttention) -> None:
+        self._inside_s, self._text_s = 0.0, 0.0
         self._wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-        self._text_s: float | None = None
+        self._text = text
 
     def _now(self) -> float:
         self._wait()
@@ -133,16 +166,13 @@ class Stopwatch:
 
     def timed(self, hook: Hook, *inputs: Any) -> Tensor:
         """A call of a hook, for `Patches.around`."""
-        self._text_s, began = 0.0, self._now()
-        out = hook(*inputs)
-        self.inside_s += self._now() - began - self._text_s
-        self._text_s = None
+        with self._text.within(self._timed_text):
+            self._text_s, began = 0.0, self._now()
+            out = hook(*inputs)
+            self._inside_s += self._now() - began - self._text_s
         return out
 
-    def text_attention(self, attention: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """ComfyUI's `optimized_attention_override`: every attention that is called with the step's options."""
-        if self._text_s is None:  # outside our hooks: the self-attentions
-            return attention(*args, **kwargs)
+    def _timed_text(self, attention: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         began = self._now()
         out = attention(*args, **kwargs)
         self._text_s += self._now() - began
@@ -150,7 +180,7 @@ class Stopwatch:
 
     def take(self) -> float:
         """The seconds so far; starts again from 0."""
-        seconds, self.inside_s = self.inside_s, 0.0
+        seconds, self._inside_s = self._inside_s, 0.0
         return seconds
 
 
@@ -186,5 +216,5 @@ class Replay:
     def time(self, patches: Patches, watch: Stopwatch) -> float:
         """Seconds inside all hooks of one evaluation."""
         for key, qkv, options in self.calls:
-            watch.timed(patches.hooks[key], *qkv, options | {"optimized_attention_override": watch.text_attention})
+            watch.timed(patches.hooks[key], *qkv, dict(options))
         return watch.take()

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import bench_adapter
 from bench_trace import trace_hooks
-from bench_unet import Evaluation, Patches, Replay, random_sd15
+from bench_unet import Evaluation, Patches, Replay, TextAttention, random_sd15
 
 SITES = 16
 
@@ -18,10 +18,11 @@ SITES = 16
 @pytest.fixture(scope="module")
 def unet(comfy, pack):
     """A narrow SD 1.5 in ComfyUI, one evaluation of it, and Apply."""
-    from comfy.ldm.modules.attention import optimized_attention
-
     from bench_peers import EmptyHook
 
+    site_patch = pack.load("nodes.site_patch")
+    attention = site_patch.optimized_attention
+    text = TextAttention.of(pack)
     model = random_sd15(device=torch.device("cpu"), dtype=torch.float32, channels=32)
     patching = pack.load("nodes.patching")
     torch.manual_seed(0)
@@ -33,11 +34,16 @@ def unet(comfy, pack):
         return Patches.on(patching.apply_identity(model, adapter, wplus, options=options, mask_bhw=mask))
 
     evaluate = Evaluation.random(model, size_px=64, batch=2)
-    empty = EmptyHook(optimized_attention)
+    empty = EmptyHook(text)
     sites = Patches(patches().hooks)  # without our wrappers: hooks that read what an evaluation says for themselves
     replay = Replay(evaluate, sites, attention=empty)
     names = [spec.name for spec in adapter.config.sites]
-    return SimpleNamespace(model=model, patches=patches, evaluate=evaluate, empty=empty, replay=replay, names=names)
+
+    def trace(patches):
+        return trace_hooks(evaluate, patches, text=text)
+
+    yield SimpleNamespace(model=model, patches=patches, empty=empty, replay=replay, names=names, trace=trace)
+    site_patch.optimized_attention = attention
 
 
 def products(hook, *inputs):
@@ -84,11 +90,23 @@ def test_the_unconditional_half_and_steps_outside_the_range_compute_nothing(unet
         assert torch.equal(hooks[key](q, k, v, step), unet.empty(q, k, v, step)) != acts
 
 
+def test_what_nobody_else_holds_is_changed_where_it_is(unet):
+    key, inputs, options = unet.replay.calls[0]
+    hook = unet.patches().hooks[key]
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        hook(*inputs, dict(options))
+    ours = [event.name for event in profiler.events()]
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        unet.empty(*inputs, dict(options))
+    plain = [event.name for event in profiler.events()]
+    assert ours.count("aten::clone") == plain.count("aten::clone")
+
+
 def test_masks_are_resized_once_and_not_in_every_step(unet):
     mask = torch.zeros(1, 64, 64)
     mask[..., :32] = 1.0
     masked = unet.patches(mask=mask)
-    first, second = (trace_hooks(unet.evaluate, masked) for _ in range(2))
+    first, second = (unet.trace(masked) for _ in range(2))
     assert first["resized_maps"] == 4  # one a resolution, not one a site
     assert second["resized_maps"] == second["conversions"] == second["synchronisations"] == 0
 
@@ -96,10 +114,7 @@ def test_masks_are_resized_once_and_not_in_every_step(unet):
 def test_the_noise_level_is_read_once_an_evaluation_and_outside_the_hooks(unet):
     always, ranged = unet.patches(), unet.patches(end_percent=0.9)
     bare = Patches(dict.fromkeys(always.hooks, unet.empty))
-    reads = {
-        name: trace_hooks(unet.evaluate, patches)
-        for name, patches in (("bare", bare), ("always", always), ("ranged", ranged))
-    }
+    reads = {name: unet.trace(patches) for name, patches in (("bare", bare), ("always", always), ("ranged", ranged))}
     assert all(counts["synchronisations"] == 0 for counts in reads.values())
     elsewhere = {name: counts["synchronisations_elsewhere"] for name, counts in reads.items()}
     assert elsewhere["always"] == elsewhere["bare"]

@@ -12,7 +12,7 @@ import torch
 
 import bench_adapter
 from bench_trace import held_bytes, trace_hooks
-from bench_unet import Evaluation, Patches, random_sd15
+from bench_unet import Evaluation, Patches, TextAttention, random_sd15
 
 CPU = torch.device("cpu")
 NOTHING = {"synchronisations": 0, "conversions": 0, "resized_maps": 0, "token_products": 0}
@@ -32,15 +32,29 @@ def options(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(comfy, pack, options):
+def site_patch(comfy, pack):
+    """Our hooks' module, left as it was found."""
+    module = pack.load("nodes.site_patch")
+    attention = module.optimized_attention
+    yield module
+    module.optimized_attention = attention
+
+
+@pytest.fixture(scope="module")
+def found(site_patch, pack, options):
     return bench_adapter.measure(pack, options)
 
 
 @pytest.fixture(scope="module")
-def step(comfy, pack):
+def text(site_patch, pack):
+    return TextAttention.of(pack)
+
+
+@pytest.fixture(scope="module")
+def step(text, pack):
     """(an evaluation of the UNet, patches by name)"""
     model = random_sd15(device=CPU, dtype=torch.float32, channels=32)
-    return Evaluation.random(model, size_px=64, batch=2), bench_adapter.configurations(pack, model, rows=1)
+    return Evaluation.random(model, size_px=64, batch=2), bench_adapter.configurations(pack, model, text=text, rows=1)
 
 
 def test_ours_and_the_peers_arithmetic_agree(found):
@@ -73,22 +87,22 @@ def test_outputs_that_differ_end_the_run_with_an_error(found, options, capsys):
     assert "differ" in capsys.readouterr().out
 
 
-def test_a_step_with_ours_projects_no_token_and_never_waits(step):
+def test_a_step_with_ours_projects_no_token_and_never_waits(step, text):
     evaluate, kinds = step
     for name in bench_adapter.OURS:
         evaluate(kinds[name])
-        counts = trace_hooks(evaluate, kinds[name])
+        counts = trace_hooks(evaluate, kinds[name], text=text)
         assert counts["hooks"] == 16
         assert inside(counts) == NOTHING, name
 
 
-def test_the_counters_see_what_the_peers_do(step):
+def test_the_counters_see_what_the_peers_do(step, text):
     evaluate, kinds = step
-    published, ipadapter = (trace_hooks(evaluate, kinds[name]) for name in ("wplus_published", "ipa4"))
+    published, ipadapter = (trace_hooks(evaluate, kinds[name], text=text) for name in ("wplus_published", "ipa4"))
     assert ipadapter["synchronisations"] == 16  # a noise level a hook
     assert ipadapter["token_products"] >= 16 * 4  # keys and values of both halves
     assert published["token_products"] >= 16 * 2
-    assert inside(trace_hooks(evaluate, kinds["empty"])) == NOTHING
+    assert inside(trace_hooks(evaluate, kinds["empty"], text=text)) == NOTHING
 
 
 def test_what_is_held_are_the_folded_sites_and_no_weights(step, pack):
