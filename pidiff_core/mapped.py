@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-_MIN_BYTES = 1 << 20  # small tensors share their pages with neighbours, and are not worth a system call
+_MIN_BYTES = 1 << 16  # small tensors share their pages with neighbours, and are not worth a system call
 _DONT_NEED = 4  # MADV_DONTNEED of Linux: elsewhere the advice means other things
 
 
