@@ -39,5 +39,5 @@ def test_the_benchmark_measures_and_keeps_what_does_not_depend_on_the_machine(ro
     assert report["bf16_cosine"] > 0.999
     assert report["time_s"] > 0
     if sys.platform == "linux":
-        assert report["memory_ratio"] < 0.6
+        assert report["memory_ratio"] < 0.75  # docs/encode.md has the figure; torch's own share differs by machine
     assert not list(tmp_path.iterdir())  # the random checkpoint is gone
