@@ -1,4 +1,4 @@
-"""A long session in a real ComfyUI: does it keep its memory, and draw the same picture at its end as at its beginning?
+"""A long run of a real ComfyUI: does it keep its memory, and draw the same picture at its end as at its beginning?
 
     python scripts/soak.py [--jobs 200] [--steps 4] [--photo P ...] [--comfyui PATH]
 
