@@ -185,20 +185,19 @@ def test_memory_does_not_grow_when_a_file_is_loaded_twice(nodes, folder):
     write_e4e(folder / "wide.pt", encoder=wide, generator=GeneratorConfig(**{**GENERATOR.to_dict(), "width": 512}))
     size = (folder / "wide.pt").stat().st_size
     assert size > 50e6
-    import comfy.model_management
-
-    comfy.model_management.unload_all_models()  # what other tests left behind goes now, not in between
     before = used_memory()
     first = load(nodes, "wide.pt")
     assert used_memory() - before < 0.3 * size
     read(nodes, first)
     once = used_memory()
-    assert once > before  # it is there at all; by how much, what is freed meanwhile hides
     second = load(nodes, "wide.pt")
     read(nodes, second)
     assert used_memory() - once < 0.2 * size
+    network = weakref.ref(first.encoder._network)
+    assert network() is second.encoder._network
     del first, second
-    assert used_memory() - before < 0.3 * size
+    gc.collect()
+    assert network() is None  # what glibc then keeps for later, a long test run cannot tell; test_model_folders does
 
 
 @pytest.mark.parametrize(
