@@ -30,6 +30,7 @@ import torch
 
 from bench_peers import EmptyHook, IPAdapterHook, WPlusAdapterHook
 from bench_trace import held_bytes, trace_hooks
+from bench_turns import in_turn
 from bench_unet import CONTEXT_WIDTH, Evaluation, Patches, Replay, Stopwatch, TextAttention, random_sd15
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -193,13 +194,6 @@ def random_adapter(pack: Any, model: Any, **settings: Any) -> Any:
 def random_codes(wplus_module: Any, *, styles: int) -> Any:
     space = wplus_module.WPlusSpace(f"random-{styles}", styles, 512)
     return wplus_module.WPlus(torch.randn(1, styles, 512), torch.zeros(styles, 512), space)
-
-
-def in_turn(kinds: dict[str, Patches], number: int) -> list[str]:
-    """The names in an order that begins elsewhere each time: nobody always runs behind the same neighbour's caches."""
-    names = list(kinds)
-    first = number % len(names)
-    return names[first:] + names[:first]
 
 
 def timed_step(evaluate: Evaluation, patches: Patches, watch: Stopwatch, device: torch.device) -> float:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 import environment
 import reference_e4e
+from bench_turns import in_turn
 
 # What the project asks of itself on two CPU cores.
 ASKED = {
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="bench.py encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=9, help="pictures through each encoder")
+    parser.add_argument("--repeats", type=int, default=15, help="pictures through each encoder")
     parser.add_argument("--loads", type=int, default=3, help="fresh processes of each kind")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the picture")
@@ -174,10 +175,10 @@ def measure_codes_and_time(path: Path, picture: Tensor, *, repeats: int) -> dict
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():
         offsets = {name: encoder(inputs[name]).float() for name, encoder in ways.items()}
-        for _ in range(repeats):
-            for name, encoder in ways.items():
+        for number in range(repeats):
+            for name in in_turn(ways, number):
                 start = time.perf_counter()
-                encoder(inputs[name])
+                ways[name](inputs[name])
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     wanted = offsets["reference"]

@@ -15,7 +15,7 @@ from ..shapes import check_shape
 from . import inference
 from .config import EncoderConfig
 from .layers import IRSEUnit, StyleHead
-from .winograd import Workspace
+from .workspace import Workspace
 
 
 class E4eEncoder(nn.Module):
@@ -33,6 +33,7 @@ class E4eEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self._workspace = Workspace()
         stem, pyramid = config.stem_channels, config.depths[3]
         self.input_layer = nn.Sequential(nn.Conv2d(3, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.PReLU(stem))
         units: list[nn.Module] = []
@@ -57,11 +58,10 @@ class E4eEncoder(nn.Module):
         check_shape(images, f"B 3 {self.config.image_size} {self.config.image_size}", name="the encoder's crop")
         if self.training or torch.is_grad_enabled():
             return self.plain(images)
-        workspace = Workspace()
         return self._offsets(
             inference.stem(self.input_layer, images),
-            unit=partial(inference.unit, workspace=workspace),
-            heads=partial(inference.heads, workspace=workspace),
+            unit=partial(inference.unit, workspace=self._workspace),
+            heads=partial(inference.heads, workspace=self._workspace),
         )
 
     def plain(self, images: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ its size. The weights are used as the checkpoint has them; no second form of the
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -16,13 +15,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .layers import HEAD_LEAK, IRSEUnit, SqueezeExcite, StyleHead
-from .winograd import STRIDE_1, STRIDE_2, Workspace
+from .products import linear
+from .winograd import FIRST, STRIDE_1, STRIDE_2, Scheme
+from .workspace import Workspace
 
 # Measured in float32 on cores with AVX-512; on others the best limits lie elsewhere, but the order is the same.
-MIN_CHANNELS = 128  # below, Winograd's tiles cost more than the products that they save
-MIN_TILES_STRIDE_1, MIN_TILES_STRIDE_2 = 64, 256  # below, its kernels do
-MAX_PIXELS_AS_MATRIX = 4  # up to here a convolution is bound by reading its weights: plain matrix products
-MATRIX_PARTS = 16  # of such a product, side by side: one alone is read by one thread
+MIN_CHANNELS = 256  # below, Winograd's tiles cost more than the products that they save
+MIN_TILES_STRIDE_1, MIN_TILES_STRIDE_2 = 32, 256  # below, its kernels do
+LARGE_MAP = 1 << 21  # bytes: it does not lie in a core's own cache
+MAX_PIXELS_AS_MATRIX = 4  # up to here a convolution is bound by reading its weights: a plain matrix product
 
 
 def stem(layers: nn.Sequential, images: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ def stem(layers: nn.Sequential, images: Tensor) -> Tensor:
     conv, norm, activation = cast(tuple[nn.Conv2d, nn.BatchNorm2d, nn.PReLU], tuple(layers))
     scale, shift = _affine(norm)
     x = images.contiguous(memory_format=torch.channels_last)
-    return activation(F.conv2d(x, (conv.weight * scale[..., None]).to(x), shift.flatten().to(x), padding=1))
+    return _activate(activation, F.conv2d(x, (conv.weight * scale[..., None]).to(x), shift.flatten().to(x), padding=1))
 
 
 def unit(layer: IRSEUnit, x: Tensor, *, workspace: Workspace) -> Tensor:
@@ -38,7 +39,7 @@ def unit(layer: IRSEUnit, x: Tensor, *, workspace: Workspace) -> Tensor:
     first_norm, conv1, activation, conv2, last_norm, excite = cast(
         tuple[nn.BatchNorm2d, nn.Conv2d, nn.PReLU, nn.Conv2d, nn.BatchNorm2d, SqueezeExcite], tuple(layer.res_layer)
     )
-    y = activation(_convolve(conv1, first_norm(x), workspace))
+    y = _activate(activation, _convolve(conv1, x, workspace, norm=first_norm))
     y = _convolve(conv2, y, workspace)
     scale, shift = (value.to(y) for value in _affine(last_norm))
     gate = excite.gate(torch.addcmul(shift, y.mean(dim=(2, 3), keepdim=True), scale))
@@ -49,15 +50,27 @@ def unit(layer: IRSEUnit, x: Tensor, *, workspace: Workspace) -> Tensor:
     else:
         stride = conv2.stride[0]
         shortcut = torch.addcmul(x[..., ::stride, ::stride], gate, shift)
-    return torch.addcmul(shortcut, gate * scale, y)
+    return torch.addcmul(shortcut, gate * scale, y, out=y)
+
+
+def _activate(activation: nn.PReLU, y: Tensor) -> Tensor:
+    """`activation(y)`, written over y part by part where y is large: a second map would be memory asked for anew."""
+    parts = y.split(max(y.shape[2] * LARGE_MAP // y.nbytes, 1), dim=2)
+    if len(parts) == 1:
+        return activation(y)
+    for part in parts:
+        part.copy_(activation(part))
+    return y
 
 
 def heads(layers: list[StyleHead], features: Tensor, *, workspace: Workspace) -> list[Tensor]:
     """Styles (B, D) of several heads that read the same map (B, C, H, H)."""
-    batch, _, height, width = features.shape
+    batch, _, height, _ = features.shape
     points = None
-    if _pays(features, tiles=batch * STRIDE_2.tiles(height, width), at_least=MIN_TILES_STRIDE_2):
-        points = STRIDE_2.points(features)  # once for all heads
+    if _pays(features, STRIDE_2, at_least=MIN_TILES_STRIDE_2):
+        points = _points(STRIDE_2, features, workspace)  # once for all heads
+    else:
+        features = features.contiguous()  # channels last, each convolution would copy its weights to lie so too
     styles = []
     for layer in layers:
         first, *others = (conv for conv in layer.convs if isinstance(conv, nn.Conv2d))
@@ -73,25 +86,51 @@ def heads(layers: list[StyleHead], features: Tensor, *, workspace: Workspace) ->
     return styles
 
 
-def _convolve(conv: nn.Conv2d, x: Tensor, workspace: Workspace) -> Tensor:
-    """`conv(x)`, 3x3, of the body (stride 1 or 2, no bias) or of a head (stride 2, bias)."""
+def _convolve(conv: nn.Conv2d, x: Tensor, workspace: Workspace, *, norm: nn.BatchNorm2d | None = None) -> Tensor:
+    """`conv(norm(x))`, 3x3, of the body (stride 1 or 2, no bias) or of a head (stride 2, bias)."""
     batch, _, height, width = x.shape
-    if conv.stride[0] == 1:
-        if _pays(x, tiles=batch * STRIDE_1.tiles(height, width), at_least=MIN_TILES_STRIDE_1):
-            points = STRIDE_1.points(x)
-            return STRIDE_1.convolve(points, conv.weight, batch=batch, height=height, workspace=workspace)
-    elif x.is_cpu and batch * height * width <= 4 * MAX_PIXELS_AS_MATRIX:
-        parts = math.gcd(MATRIX_PARTS, conv.out_channels)
-        columns = rearrange(F.unfold(x, 3, padding=1, stride=2), "b k l -> (b l) k").expand(parts, -1, -1)
-        y = torch.bmm(columns, rearrange(conv.weight, "(p o) i h w -> p (i h w) o", p=parts))
-        y = rearrange(y, "p (b h w) o -> b (p o) h w", b=batch, h=height // 2)
+    if conv.stride[0] == 1 and _pays(x, STRIDE_1, at_least=MIN_TILES_STRIDE_1):
+        points = _points(STRIDE_1, x, workspace, norm=norm)
+        return STRIDE_1.convolve(points, conv.weight, batch=batch, height=height, workspace=workspace)
+    if norm is not None:
+        x = _normalised(norm, x, workspace) if x.is_cpu and x.dtype == torch.float32 else norm(x)
+    if conv.stride[0] == 2 and x.is_cpu and batch * height * width <= 4 * MAX_PIXELS_AS_MATRIX:
+        y = linear(rearrange(F.unfold(x, 3, padding=1, stride=2), "b k l -> (b l) k"), conv.weight.flatten(1))
+        y = rearrange(y, "(b h w) o -> b o h w", b=batch, h=height // 2)
         return y if conv.bias is None else y + rearrange(conv.bias, "o -> o 1 1")
     return conv(x)
 
 
-def _pays(x: Tensor, *, tiles: int, at_least: int) -> bool:
+def _points(scheme: Scheme, x: Tensor, workspace: Workspace, *, norm: nn.BatchNorm2d | None = None) -> Tensor:
+    """The points of `norm(x)`."""
+    batch, channels, height, width = x.shape
+    padded, inside = scheme.padded(batch, height, width, channels, workspace=workspace)
+    if norm is None:
+        inside.copy_(x)
+    else:
+        _normalise(norm, x, out=inside)
+    return scheme.points(padded, workspace=workspace)
+
+
+def _normalised(norm: nn.BatchNorm2d, x: Tensor, workspace: Workspace) -> Tensor:
+    """`norm(x)` in the workspace, channels last."""
+    batch, channels, height, width = x.shape
+    out = rearrange(workspace.take(FIRST, batch, height, width, channels), "b h w c -> b c h w")
+    _normalise(norm, x, out=out)
+    return out
+
+
+def _normalise(norm: nn.BatchNorm2d, x: Tensor, *, out: Tensor) -> None:
+    scale, shift = _affine(norm)
+    torch.addcmul(shift, x, scale, out=out)
+
+
+def _pays(x: Tensor, scheme: Scheme, *, at_least: int) -> bool:
     """Whether Winograd's way is quicker: float32 on a CPU, channels enough, and a map of tiles enough."""
-    return x.is_cpu and x.dtype == torch.float32 and tiles >= at_least and x.shape[1] >= MIN_CHANNELS
+    batch, channels, height, width = x.shape
+    if not x.is_cpu or x.dtype != torch.float32 or channels < MIN_CHANNELS:
+        return False
+    return batch * scheme.tiles(height, width) >= at_least
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
 
+from pidiff_core.e4e import winograd as winograd_module
 from pidiff_core.e4e.config import PRESETS, EncoderConfig, heads_for
 from pidiff_core.e4e.encoder import E4eEncoder
-from pidiff_core.e4e.winograd import STRIDE_1, STRIDE_2, Scheme, Workspace
+from pidiff_core.e4e.products import linear
+from pidiff_core.e4e.winograd import STRIDE_1, STRIDE_2, Scheme
+from pidiff_core.e4e.workspace import KEPT_BYTES, Workspace
 from pidiff_core.errors import PIDiffError
 
 SMALL = EncoderConfig(
@@ -162,7 +166,7 @@ def wide():
             width=16,
             stem_channels=8,
             units=(1, 2, 2, 1),
-            depths=(16, 128, 128, 128),
+            depths=(16, 256, 256, 256),
             head_channels=24,
             heads=(1, 1, 1),
         )
@@ -236,26 +240,81 @@ def test_gradients_reach_the_picture_in_evaluation_mode():
     assert images.grad.any()
 
 
+def winograd(scheme, x, weight):
+    workspace = Workspace()
+    batch, channels, height, width = x.shape
+    padded, inside = scheme.padded(batch, height, width, channels, workspace=workspace)
+    inside.copy_(x)
+    points = scheme.points(padded, workspace=workspace)
+    return scheme.convolve(points, weight, batch=batch, height=height // scheme.stride, workspace=workspace)
+
+
 @pytest.mark.parametrize(
     ("scheme", "stride", "size"),
-    [(STRIDE_1, 1, (8, 12)), (STRIDE_1, 1, (4, 4)), (STRIDE_2, 2, (8, 12)), (STRIDE_2, 2, (4, 4))],
+    [(STRIDE_1, 1, (8, 12)), (STRIDE_1, 1, (4, 2)), (STRIDE_2, 2, (8, 12)), (STRIDE_2, 2, (4, 4))],
 )
-def test_winograds_convolution_equals_torchs(scheme, stride, size):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_winograds_convolution_equals_torchs(scheme, stride, size, batch):
     torch.manual_seed(0)
-    x, weight = torch.randn(2, 6, *size), torch.randn(5, 6, 3, 3)
+    x, weight = torch.randn(batch, 6, *size), torch.randn(5, 6, 3, 3)
     expected = torch.nn.functional.conv2d(x, weight, stride=stride, padding=1)
-    y = scheme.convolve(scheme.points(x), weight, batch=2, height=size[0] // stride, workspace=Workspace())
-    assert largest_error(y, expected) < 1e-5
+    assert largest_error(winograd(scheme, x, weight), expected) < 1e-5
+
+
+@pytest.mark.parametrize("large", [1, 1 << 30], ids=["one by one", "as a batch"])
+def test_both_ways_to_multiply_give_the_same(large, monkeypatch):
+    monkeypatch.setattr(winograd_module, "LARGE_PRODUCT", large)
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 6, 8, 8), torch.randn(5, 6, 3, 3)
+    expected = torch.nn.functional.conv2d(x, weight, stride=2, padding=1)
+    assert largest_error(winograd(STRIDE_2, x, weight), expected) < 1e-5
 
 
 def test_winograds_rounding_is_a_convolutions_own():
     torch.manual_seed(0)
     x, weight = torch.randn(1, 256, 16, 16), torch.randn(64, 256, 3, 3)
     exact = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1)
-    y = STRIDE_1.convolve(STRIDE_1.points(x), weight, batch=1, height=16, workspace=Workspace())
+    y = winograd(STRIDE_1, x, weight)
     assert float((y - exact).abs().max() / exact.abs().max()) < 4e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_products_are_torchs(dtype):
+    torch.manual_seed(0)
+    x, weight = torch.randn(7, 30, dtype=dtype), torch.randn(30, 5, dtype=dtype).T
+    expected = torch.nn.functional.linear(x, weight)
+    torch.testing.assert_close(linear(x, weight), expected)
+
+
+def test_a_result_does_not_lie_in_the_workspace(wide):
+    with torch.no_grad():
+        first = wide(crops(4, size=128))
+        kept = first.clone()
+        wide(crops(4, size=128, seed=2))
+    assert torch.equal(first, kept)
+
+
+def test_the_workspace_keeps_what_is_small():
+    workspace = Workspace()
+    small = workspace.take("a", 4, 5)
+    assert small.data_ptr() == workspace.take("a", 3).data_ptr() != workspace.take("b", 3).data_ptr()
+    large = KEPT_BYTES // 4 + 1
+    assert workspace.take("a", large).data_ptr() != workspace.take("a", 3).data_ptr() == small.data_ptr()
+
+
+def test_the_workspace_serves_every_mode_and_each_thread_its_own():
+    workspace = Workspace()
+    with torch.inference_mode():
+        mine = workspace.take("a", 3)
+    mine.zero_()
+    theirs = []
+    thread = threading.Thread(target=lambda: theirs.append(workspace.take("a", 3)))
+    thread.start()
+    thread.join()
+    assert theirs[0].data_ptr() != mine.data_ptr()
+    assert copy.deepcopy(workspace).take("a", 3).data_ptr() != mine.data_ptr()
+
+
 def test_maps_that_cannot_be_cut_into_tiles_have_none():
-    assert STRIDE_1.tiles(8, 12) == 6
-    assert STRIDE_1.tiles(8, 10) == STRIDE_2.tiles(6, 8) == 0
+    assert STRIDE_1.tiles(8, 12) == 12
+    assert STRIDE_1.tiles(6, 12) == STRIDE_1.tiles(8, 11) == STRIDE_2.tiles(6, 8) == 0
