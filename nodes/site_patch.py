@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ..pidiff_core.adapter.folding import FoldedSite, add_attended, attend
+from ..pidiff_core.adapter.folding import FoldedSite, add_attended, add_constant, attend
 from ..pidiff_core.errors import PIDiffError
 from .evaluation import COND, EVALUATION_KEY, Evaluation, evaluation_of
 from .watch import WATCH_KEY, Watch
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 Callback = tuple[Callable[..., Tensor], Mapping[str, Any]]
+Drawn = Sequence[tuple["Identity", FoldedSite]]
 UNCOND = 1
 
 _parameters = inspect.signature(optimized_attention).parameters
@@ -161,20 +162,27 @@ class SitePatch:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
         """q (B, N, C), k and v (B, L, C), heads merged -> what `to_out` takes (B, N, C)."""
-        base = _host_attention(q, k, v, extra_options) if self.inner is None else self.inner(q, k, v, extra_options)
         evaluation: Evaluation | None = extra_options.get(EVALUATION_KEY)
         if evaluation is None:
             evaluation = evaluation_of(extra_options, with_noise_level=self.needs_noise_level)
         acting = [identity for identity in self.identities if identity.acts_at(evaluation.noise_level)]
+        drawn = self._drawn(acting, q, evaluation, precision=extra_options.get("attn_precision"))
+        alone = self.inner is None and not self.callbacks and "optimized_attention_override" not in extra_options
+        text_values = v
+        if alone and WATCH_KEY not in extra_options:
+            text_values, drawn = _constants_to_values(v, drawn)
+        if self.inner is None:
+            base = _host_attention(q, k, text_values, extra_options)
+        else:
+            base = self.inner(q, k, v, extra_options)
         text_output = base = base.to(q.dtype)  # another pack may answer in a type of its own
         if self.inner is not None and any(identity.attends_from_text for identity in acting):
             # W+ Adapter's queries come from the text alone: what another pack adds to it must not turn them.
             text_output = _host_attention(q, k, v, extra_options)
         # What nobody else holds may be changed where it is: a copy of it costs as much as the whole branch.
-        own = self.inner is None and not self.callbacks and "optimized_attention_override" not in extra_options
-        own = own and base.is_contiguous() and not base.requires_grad
+        own = alone and base.is_contiguous() and not base.requires_grad
         result = self._draw(
-            acting, base, q=q, text_output=text_output, evaluation=evaluation, extra_options=extra_options, in_place=own
+            drawn, base, q=q, text_output=text_output, evaluation=evaluation, extra_options=extra_options, in_place=own
         )
         for callback, kwargs in self.callbacks:
             if self._in_range(evaluation.noise_level, kwargs):
@@ -182,9 +190,20 @@ class SitePatch:
                 base, result = base + added, result + added
         return result
 
+    def _drawn(
+        self, acting: Sequence[Identity], q: Tensor, evaluation: Evaluation, *, precision: torch.dtype | None
+    ) -> list[Drawn]:
+        """Who is drawn in each chunk of the batch."""
+        halves = [COND if note.is_positive else UNCOND for note in evaluation.chunks]
+        drawn = []
+        for half in halves:
+            sites = ((identity, identity.site(self.name, half, like=q, score_dtype=precision)) for identity in acting)
+            drawn.append([(identity, site) for identity, site in sites if site is not None])
+        return drawn
+
     def _draw(
         self,
-        identities: Sequence[Identity],
+        drawn: Sequence[Drawn],
         base: Tensor,
         *,
         q: Tensor,
@@ -196,16 +215,11 @@ class SitePatch:
         """`base` with the identities added to the rows of their halves."""
         watch: Watch | None = extra_options.get(WATCH_KEY)
         rows = len(q) // len(evaluation.chunks)
-        precision = extra_options.get("attn_precision")
         result: Tensor | None = None
-        for chunk, note in enumerate(evaluation.chunks):
-            half = COND if note.is_positive else UNCOND
+        for chunk, (note, here) in enumerate(zip(evaluation.chunks, drawn)):
             part = slice(chunk * rows, (chunk + 1) * rows)
             steps = []
-            for identity in identities:
-                site = identity.site(self.name, half, like=q, score_dtype=precision)
-                if site is None:
-                    continue
+            for identity, site in here:
                 attended = attend(site, host_query=q[part], text_output=text_output[part])
                 mask = None
                 if identity.has_mask or watch is not None:
@@ -233,6 +247,24 @@ class SitePatch:
     @staticmethod
     def _in_range(noise_level: float | None, kwargs: Mapping[str, Any]) -> bool:
         return noise_level is None or kwargs.get("sigma_end", 0.0) <= noise_level <= kwargs.get("sigma_start", math.inf)
+
+
+def _constants_to_values(v: Tensor, drawn: Sequence[Drawn]) -> tuple[Tensor, Sequence[Drawn]]:
+    """Constants on the text's values v (B, L, C), where nobody else asks for the text's output: a pass over the text's
+    tokens in place of one over the pixels. The values with them, and who is still to be drawn."""
+    rows = len(v) // len(drawn)
+    result, others = v, []
+    for chunk, here in enumerate(drawn):
+        if any(site.keys is not None and site.query == "text" for _, site in here):
+            others.append(here)
+            continue
+        constants = [site for identity, site in here if site.keys is None and not identity.has_mask]
+        if constants and result is v:
+            result = v.clone()
+        for site in constants:
+            add_constant(result[chunk * rows : (chunk + 1) * rows], site)
+        others.append([(identity, site) for identity, site in here if site not in constants])
+    return result, others
 
 
 def _host_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:

@@ -5,8 +5,9 @@ Tokens do not change during sampling, so keys and values are computed once, when
 - K_id and V_id, with 1/sqrt(d) folded into the keys and the strengths of levels and node folded into the values.
 - With Q_id = W_q A_text (query "text"), per head h: (A W_q,h^T) K_h^T = A (K_h W_q,h)^T. The projection moves from
   every pixel into the few keys: K'_h = K_h W_q,h.
-- Tokens that are all the same, without a null key, attend to a constant: it is added, never attended. That is W+
-  Adapter's unconditional half, whose zero code gives four identical tokens.
+- Tokens that are all the same, without a null key, attend to a constant: it is added, never attended, and where nothing
+  else happens to the text's attention it is added to the text's values. That is W+ Adapter's unconditional half, whose
+  zero code gives four identical tokens.
 
 `SiteBranch` in attention.py is the readable twin; the tests hold the two together.
 """
@@ -19,11 +20,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
 from ..errors import PIDiffError
+from ..products import linear
 from ..shapes import check_shape
 from .adapter import IdentityAdapter
 from .attention import SiteBranch
@@ -175,7 +176,7 @@ def _probabilities(site: FoldedSite, source: Tensor, identity: int) -> Tensor | 
         scores = torch.bmm(keys, source.reshape(-1, heads, width).permute(1, 2, 0))  # b n (h d) -> h d (b n)
     else:
         # Pixels times keys: the other way round, MKL's two threads take a quarter longer for the same product.
-        scores = F.linear(source.reshape(-1, source.shape[-1]), keys).t()
+        scores = linear(source.reshape(-1, source.shape[-1]), keys).t()
         scores = scores.view(heads, -1, scores.shape[-1])  # (h t) pixels -> h t pixels
     attention = scores.softmax(dim=1)
     return attention if attention.dtype == site.values.dtype else attention.to(site.values.dtype)
@@ -208,6 +209,20 @@ def add_attended(out: Tensor, site: FoldedSite, *, attended: list[Attended], mas
         heads, _, width = values.shape
         target = out[step.rows].view(-1, heads, width).transpose(0, 1)  # b n (h d) -> h (b n) d
         target.baddbmm_(attention.transpose(1, 2), values)
+
+
+def add_constant(values: Tensor, site: FoldedSite) -> None:
+    """Add a constant to the text's values (B, L, C) in place: the weights of an attention sum to one, so that its
+    output has the constant at every pixel.
+
+    Args:
+        site: one without keys. Row i of the batch gets identity i modulo I.
+    """
+    if len(site) == 1:
+        values.add_(site.values)
+        return
+    for row, value in enumerate(values.unbind()):
+        value.add_(site.values[row % len(site)])
 
 
 def localisation_map(attended: list[Attended], *, pixels: int) -> Tensor:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..products import linear
 from .layers import HEAD_LEAK, IRSEUnit, SqueezeExcite, StyleHead
-from .products import linear
 from .winograd import FIRST, STRIDE_1, STRIDE_2, Scheme
 from .workspace import Workspace
 

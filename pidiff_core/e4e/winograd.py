@@ -21,7 +21,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .products import linear
+from ..products import linear
 from .workspace import Workspace
 
 LARGE_PRODUCT = 1 << 17  # numbers in the rows of one product: from here on one after the other, not as a batch

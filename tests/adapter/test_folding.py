@@ -7,7 +7,15 @@ import torch
 
 from pidiff_core.adapter.adapter import IdentityAdapter
 from pidiff_core.adapter.config import AdapterConfig
-from pidiff_core.adapter.folding import add_attended, attend, fold, level_strengths, localisation_map
+from pidiff_core.adapter.folding import (
+    FoldedSite,
+    add_attended,
+    add_constant,
+    attend,
+    fold,
+    level_strengths,
+    localisation_map,
+)
 from pidiff_core.adapter.sites import SiteSpec
 from pidiff_core.errors import PIDiffError
 from pidiff_core.wplus import WPlus, WPlusSpace
@@ -96,6 +104,16 @@ def test_feature_zero_code_of_wplus_adapter_is_a_constant():
     a_id, _ = adapter.branch(SITE.name)(q, text, tokens=zero.expand(2, -1, -1))
     out, _ = run_folded(site, q, text)
     torch.testing.assert_close(out, text + a_id, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("identities", [1, 2])
+def test_feature_a_constant_on_the_texts_values_comes_out_at_every_pixel(identities):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(4, 35, 8), torch.randn(4, 7, 8), torch.randn(4, 7, 8)
+    constants = torch.randn(identities, 8)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v) + constants.repeat(4 // identities, 1)[:, None]
+    add_constant(v, FoldedSite("text", False, None, constants))
+    torch.testing.assert_close(torch.nn.functional.scaled_dot_product_attention(q, k, v), expected)
 
 
 def test_feature_zero_code_of_the_native_format_still_attends():

@@ -11,7 +11,6 @@ import torch
 from pidiff_core.e4e import winograd as winograd_module
 from pidiff_core.e4e.config import PRESETS, EncoderConfig, heads_for
 from pidiff_core.e4e.encoder import E4eEncoder
-from pidiff_core.e4e.products import linear
 from pidiff_core.e4e.winograd import STRIDE_1, STRIDE_2, Scheme
 from pidiff_core.e4e.workspace import KEPT_BYTES, Workspace
 from pidiff_core.errors import PIDiffError
@@ -276,14 +275,6 @@ def test_winograds_rounding_is_a_convolutions_own():
     exact = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1)
     y = winograd(STRIDE_1, x, weight)
     assert float((y - exact).abs().max() / exact.abs().max()) < 4e-6
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_products_are_torchs(dtype):
-    torch.manual_seed(0)
-    x, weight = torch.randn(7, 30, dtype=dtype), torch.randn(30, 5, dtype=dtype).T
-    expected = torch.nn.functional.linear(x, weight)
-    torch.testing.assert_close(linear(x, weight), expected)
 
 
 def test_a_result_does_not_lie_in_the_workspace(wide):

@@ -7,7 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.nodes import one_site
+
 STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def small(comfy, pack):
+    """Stable Diffusion 1.5 as ComfyUI builds it, small and random, with adapters for it."""
+    return one_site.build(pack)
 
 
 @pytest.fixture(scope="module")

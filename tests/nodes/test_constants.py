@@ -1,0 +1,42 @@
+"""What adds the same everywhere: it rides on the text's values where nobody is disturbed by that."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.nodes.one_site import KEY, PIXELS, added, options_of_a_step, qkv, replacements, text_attention
+
+
+def test_a_constant_takes_no_pass_over_the_pixels(small, pack, monkeypatch):
+    patched = small.apply(kind="wplus-adapter", uncond_average=True)
+    q, k, v = qkv(2)
+    before = v.clone()
+    passes = []
+    site_patch = pack.load("nodes.site_patch")
+    monkeypatch.setattr(site_patch, "add_attended", lambda out, *_, **__: passes.append(out.shape))
+    gained = replacements(patched)[KEY](q, k, v, options_of_a_step(cond_or_uncond=[1])) - text_attention(q, k, v)
+    assert not passes
+    assert torch.equal(v, before)
+    assert gained.abs().max() > 0.01
+    torch.testing.assert_close(gained, gained[:, :1].expand_as(gained), rtol=1e-4, atol=1e-5)
+    added(patched, rows=2, cond_or_uncond=[0])
+    assert len(passes) == 1
+
+
+def test_a_constant_does_not_turn_the_queries_of_others(small):
+    """The other one attends from the text's output in the unconditional half: it must not see the constant."""
+    constant = {"kind": "wplus-adapter", "uncond_average": True}
+    attending = {"kind": "text", "uncond_average": True, "who": 1}
+    step = {"cond_or_uncond": [1]}
+    expected = added(small.apply(**constant), **step) + added(small.apply(**attending), **step)
+    both = added(small.apply(small.apply(**constant), **attending), **step)
+    torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_constant_stays_under_its_mask(small):
+    mask = torch.zeros(int(PIXELS**0.5), int(PIXELS**0.5))
+    mask[:, 0] = 1.0
+    gained = added(small.apply(kind="wplus-adapter", uncond_average=True, mask=mask), cond_or_uncond=[1])[0]
+    inside = mask.flatten() > 0
+    assert gained[inside].abs().max() > 0.01
+    assert not gained[~inside].any()
