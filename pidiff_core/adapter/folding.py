@@ -221,8 +221,8 @@ def add_constant(values: Tensor, site: FoldedSite) -> None:
     if len(site) == 1:
         values.add_(site.values)
         return
-    for row, value in enumerate(values.unbind()):
-        value.add_(site.values[row % len(site)])
+    for row in range(len(values)):
+        values[row].add_(site.values[row % len(site)])
 
 
 def localisation_map(attended: list[Attended], *, pixels: int) -> Tensor:

@@ -56,7 +56,7 @@ class E4eEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Crops (B, 3, H, H) in [-1, 1] -> offsets (B, S, D): the first, plus every other's difference to it."""
         check_shape(images, f"B 3 {self.config.image_size} {self.config.image_size}", name="the encoder's crop")
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.plain(images)
         return self._offsets(
             inference.stem(self.input_layer, images),

@@ -54,11 +54,10 @@ def unit(layer: IRSEUnit, x: Tensor, *, workspace: Workspace) -> Tensor:
 
 
 def _activate(activation: nn.PReLU, y: Tensor) -> Tensor:
-    """`activation(y)`, written over y part by part where y is large: a second map would be memory asked for anew."""
-    parts = y.split(max(y.shape[2] * LARGE_MAP // y.nbytes, 1), dim=2)
-    if len(parts) == 1:
+    """`activation(y)`, on a CPU written over y part by part where y is large: a second map would be fresh memory."""
+    if not y.is_cpu or y.nbytes <= LARGE_MAP:
         return activation(y)
-    for part in parts:
+    for part in y.split(max(y.shape[2] * LARGE_MAP // y.nbytes, 1), dim=2):
         part.copy_(activation(part))
     return y
 
@@ -69,7 +68,7 @@ def heads(layers: list[StyleHead], features: Tensor, *, workspace: Workspace) ->
     points = None
     if _pays(features, STRIDE_2, at_least=MIN_TILES_STRIDE_2):
         points = _points(STRIDE_2, features, workspace)  # once for all heads
-    else:
+    elif features.is_cpu:
         features = features.contiguous()  # channels last, each convolution would copy its weights to lie so too
     styles = []
     for layer in layers:

@@ -31,7 +31,7 @@ class Workspace(threading.local):
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size:
             with torch.inference_mode(False):  # else it could be written to in inference mode only
-                buffer = torch.empty(size)
+                buffer = torch.empty(size, dtype=torch.float32, device="cpu")
             if buffer.nbytes <= KEPT_BYTES:
                 self._buffers[name] = buffer
         return buffer[:size].view(shape)

@@ -106,10 +106,12 @@ def test_feature_zero_code_of_wplus_adapter_is_a_constant():
     torch.testing.assert_close(out, text + a_id, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("gradient", [False, True], ids=["", "gradient"])
 @pytest.mark.parametrize("identities", [1, 2])
-def test_feature_a_constant_on_the_texts_values_comes_out_at_every_pixel(identities):
+def test_feature_a_constant_on_the_texts_values_comes_out_at_every_pixel(identities, gradient):
     torch.manual_seed(0)
-    q, k, v = torch.randn(4, 35, 8), torch.randn(4, 7, 8), torch.randn(4, 7, 8)
+    q, k = torch.randn(4, 35, 8), torch.randn(4, 7, 8)
+    v = torch.randn(4, 7, 8, requires_grad=gradient).clone()
     constants = torch.randn(identities, 8)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v) + constants.repeat(4 // identities, 1)[:, None]
     add_constant(v, FoldedSite("text", False, None, constants))

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from pidiff_core.e4e import inference
 from pidiff_core.e4e import winograd as winograd_module
 from pidiff_core.e4e.config import PRESETS, EncoderConfig, heads_for
 from pidiff_core.e4e.encoder import E4eEncoder
@@ -277,12 +278,23 @@ def test_winograds_rounding_is_a_convolutions_own():
     assert float((y - exact).abs().max() / exact.abs().max()) < 4e-6
 
 
-def test_a_result_does_not_lie_in_the_workspace(wide):
+def test_results_do_not_lie_in_the_workspace(wide):
+    workspace = Workspace()
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        mapped = inference.unit(wide.body[2], torch.randn(4, 256, 32, 32), workspace=workspace)
+        styles = inference.heads([wide.styles[2]], torch.randn(4, 256, 32, 32), workspace=workspace)
+    mine = {buffer.untyped_storage().data_ptr() for buffer in workspace._buffers.values()}
+    assert len(mine) == 3
+    assert not mine & {result.untyped_storage().data_ptr() for result in (mapped, *styles)}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_compiled_encoder_gives_the_same(batch):
+    encoder = small_encoder()
     with torch.no_grad():
-        first = wide(crops(4, size=128))
-        kept = first.clone()
-        wide(crops(4, size=128, seed=2))
-    assert torch.equal(first, kept)
+        compiled = torch.compile(encoder, backend="eager")
+        assert largest_error(compiled(crops(batch)), encoder.plain(crops(batch))) < 1e-5
 
 
 def test_the_workspace_keeps_what_is_small():
@@ -291,6 +303,12 @@ def test_the_workspace_keeps_what_is_small():
     assert small.data_ptr() == workspace.take("a", 3).data_ptr() != workspace.take("b", 3).data_ptr()
     large = KEPT_BYTES // 4 + 1
     assert workspace.take("a", large).data_ptr() != workspace.take("a", 3).data_ptr() == small.data_ptr()
+
+
+def test_the_workspace_has_its_own_type_and_place():
+    with torch.device("meta"):
+        taken = Workspace().take("a", 4)
+    assert (taken.dtype, taken.device.type) == (torch.float32, "cpu")
 
 
 def test_the_workspace_serves_every_mode_and_each_thread_its_own():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
 import torch
 
 from tests.nodes.one_site import KEY, PIXELS, added, options_of_a_step, qkv, replacements, text_attention
@@ -40,3 +43,51 @@ def test_a_constant_stays_under_its_mask(small):
     inside = mask.flatten() > 0
     assert gained[inside].abs().max() > 0.01
     assert not gained[~inside].any()
+
+
+@pytest.mark.parametrize("other", ["callback", "patch inside", "override"])
+def test_other_packs_see_the_text_without_the_constant(small, other):
+    """They are handed the caller's values and the text's own output, and our constant is added all the same."""
+    seen = []
+
+    def callback(out, q, k, v, extra_options, **_):
+        seen.append((v, out))
+        return torch.zeros_like(out)
+
+    def inside(q, k, v, extra_options):
+        seen.append((v, text_attention(q, k, v)))
+        return seen[-1][1].clone()
+
+    def override(function, q, k, v, heads, *_, **__):
+        seen.append((v, text_attention(q, k, v)))
+        return seen[-1][1].clone()
+
+    model = small.model
+    if other == "patch inside":
+        model = model.clone()
+        model.set_model_attn2_replace(inside, *KEY)
+    patched = small.apply(model, kind="wplus-adapter", uncond_average=True)
+    if other == "callback":
+        replacements(patched)[KEY].add(callback)
+    step = options_of_a_step(cond_or_uncond=[1])
+    if other == "override":
+        step["optimized_attention_override"] = override
+    q, k, v = qkv()
+    gained = replacements(patched)[KEY](q, k, v, step) - text_attention(q, k, v)
+    assert seen
+    assert all(torch.equal(values, v) for values, _ in seen)
+    assert all(torch.equal(out, text_attention(q, k, v)) for _, out in seen)
+    expected = added(small.apply(kind="wplus-adapter", uncond_average=True), cond_or_uncond=[1])
+    torch.testing.assert_close(gained, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_absent_person_of_a_batch_has_its_own_constant(small):
+    """Rows of people who are not there take nothing, the others theirs."""
+    wplus = dataclasses.replace(small.wplus, origin={"present": [True, False]})
+    options = small.patching.ApplyOptions(uncond_average=True)
+    patched = small.patching.apply_identity(small.model, small.adapters["wplus-adapter"], wplus, options=options)
+    gained = added(patched, rows=4, cond_or_uncond=[1])
+    expected = added(small.apply(kind="wplus-adapter", uncond_average=True), cond_or_uncond=[1])[0]
+    for row in range(4):
+        wanted = torch.zeros_like(expected) if row % 2 else expected
+        torch.testing.assert_close(gained[row], wanted, rtol=1e-4, atol=1e-5)
