@@ -45,9 +45,10 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
 @pytest.mark.parametrize("how", ["exception", "interrupt", "kill"])
 def test_the_server_is_stopped_whatever_ends_the_script(how, tmp_path, root):
     script = f"""
-        import pathlib, sys, time
+        import pathlib, signal, sys, time
         sys.path.insert(0, {str(root / "scripts")!r})
         import comfy_host
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started it in the background
         with comfy_host.ComfyServer(base=pathlib.Path({str(tmp_path)!r})) as server:
             print(server._process.pid, flush=True)
             if {how!r} == "exception":
