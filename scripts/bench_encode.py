@@ -3,7 +3,8 @@
 A checkpoint in the published layout, encoder and decoder of the full size with random weights, is written to a
 temporary folder. The reference's way with it is `reference_e4e.py`; ours is what LoadPIDiff and EncodeIdentityW+ call.
 
-time       one picture through the encoder, in turn: the reference in float32, ours in float32 and in bfloat16; median.
+time       one picture through the encoder, in turn: the reference in float32, ours in float32 and in bfloat16. The
+           median of several fresh processes' medians: where memory happens to lie weighs more than chance in one.
 codes      the lowest cosine between our offsets of a style and the reference's; the average code, which would flatter
            it, is not added. The random network's batch norms hold the statistics of their inputs, as after training.
 load       from the path to an encoder that is ready, in a fresh process that has imported everything; median.
@@ -46,23 +47,29 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="bench.py encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=15, help="pictures through each encoder")
+    parser.add_argument("--repeats", type=int, default=9, help="pictures through each encoder in a process")
     parser.add_argument("--loads", type=int, default=3, help="fresh processes of each kind")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the picture")
-    parser.add_argument("--probe", choices=("ours", "reference"), help=argparse.SUPPRESS)  # one of the fresh processes
+    parser.add_argument(
+        "--probe", choices=("ours", "reference", "time"), help=argparse.SUPPRESS
+    )  # one of the fresh processes
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     sys.path.append(str(environment.ROOT))
     torch.set_num_threads(options.threads)
     picture = smooth_pictures(1, seed=options.seed + 1)
     if options.probe:
-        print(json.dumps(probe(options.probe, options.file, picture)))
+        if options.probe == "time":
+            found = codes_and_time(options.file, picture, repeats=options.repeats)
+        else:
+            found = load_and_encode(options.probe, options.file, picture)
+        print(json.dumps(found))
         return 0
     with tempfile.TemporaryDirectory(prefix="pidiff-encode-") as folder:
         path = Path(folder) / "random_e4e.pt"
         write_checkpoint(path, seed=options.seed)
-        report = measure_processes(path, options) | measure_codes_and_time(path, picture, repeats=options.repeats)
+        report = measure(path, options)
     report |= {"threads": options.threads, "repeats": options.repeats, "loads": options.loads, "seed": options.seed}
     show(report)
     print(json.dumps(report))
@@ -127,7 +134,7 @@ def load(way: str, path: Path, dtype: torch.dtype = torch.float32) -> Callable[[
     return lambda pictures: model.require("encoder", purpose="to be measured")(pictures)
 
 
-def probe(way: str, path: Path, picture: Tensor) -> dict[str, float]:
+def load_and_encode(way: str, path: Path, picture: Tensor) -> dict[str, float]:
     """Load and encode in this process."""
     import pidiff_core.loading  # noqa: F401 -- imports are no part of opening a file
 
@@ -149,23 +156,25 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def measure_processes(path: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Load time and memory, each in fresh processes, in turn. The file was just written: it is read from the cache."""
-    results: dict[str, list[dict[str, float]]] = {"reference": [], "ours": []}
+def measure(path: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Medians over fresh processes, in turn. The file was just written: it is read from the cache."""
+    results: dict[str, list[dict[str, float]]] = {"reference": [], "ours": [], "time": []}
     for _ in range(options.loads):
         for way, found in results.items():
             command = [sys.executable, str(environment.ROOT / "scripts" / "bench.py"), "encode", "--probe", way]
-            command += ["--file", str(path), "--threads", str(options.threads), "--seed", str(options.seed)]
+            for name in ("file", "threads", "seed", "repeats"):
+                command += [f"--{name}", str(path if name == "file" else getattr(options, name))]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
     report = {}
     for name, ratio in (("load_s", "load_time_ratio"), ("memory_mb", "memory_ratio")):
         ours, reference = (statistics.median(run[name] for run in results[way]) for way in ("ours", "reference"))
         report |= {f"{name}": ours, f"reference_{name}": reference, ratio: ours / reference}
-    return report
+    return report | {name: statistics.median(run[name] for run in results["time"]) for name in results["time"][0]}
 
 
-def measure_codes_and_time(path: Path, picture: Tensor, *, repeats: int) -> dict[str, float]:
+def codes_and_time(path: Path, picture: Tensor, *, repeats: int) -> dict[str, float]:
+    """Codes and times of one process."""
     ways = {
         "reference": load("reference", path),
         "ours": load("ours", path),
