@@ -7,7 +7,16 @@ import dataclasses
 import pytest
 import torch
 
-from tests.nodes.one_site import KEY, PIXELS, added, options_of_a_step, qkv, replacements, text_attention
+from tests.nodes.one_site import (
+    KEY,
+    PIXELS,
+    added,
+    needs_attention_overrides,
+    options_of_a_step,
+    qkv,
+    replacements,
+    text_attention,
+)
 
 
 def test_a_constant_takes_no_pass_over_the_pixels(small, pack, monkeypatch):
@@ -48,6 +57,8 @@ def test_a_constant_stays_under_its_mask(small):
 @pytest.mark.parametrize("other", ["callback", "patch inside", "override"])
 def test_other_packs_see_the_text_without_the_constant(small, other):
     """They are handed the caller's values and the text's own output, and our constant is added all the same."""
+    if other == "override":
+        needs_attention_overrides()
     seen = []
 
     def callback(out, q, k, v, extra_options, **_):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +14,7 @@ from tests.nodes.one_site import (
     WIDTH,
     added,
     cond,
+    needs_attention_overrides,
     options_of_a_step,
     qkv,
     replacements,
@@ -217,10 +217,7 @@ def test_what_sits_on_the_whole_block_is_kept_under_each_of_its_layers(small):
 
 
 def test_an_override_of_the_hosts_attention_is_honoured(small):
-    from comfy.ldm.modules.attention import optimized_attention
-
-    if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(optimized_attention).parameters.values()):
-        pytest.skip("this host has no overrides of its attention")
+    needs_attention_overrides()
     kept = torch.ones(1, PIXELS, WIDTH)  # what such a pack returns may be its own to keep
     out = replacements(small.apply())[KEY](
         *qkv(), options_of_a_step(optimized_attention_override=lambda *_, **__: kept)
