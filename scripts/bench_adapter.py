@@ -243,7 +243,7 @@ def report(found: dict[str, dict[str, float]], options: argparse.Namespace) -> i
     }
     asked = ASKED_ON_GPU if options.device == "cuda" else ASKED.get(options.size, {})
     for name, value in summary.items():
-        print(f"{name:18}{value:11.3g}" + (f"   asked: at most {asked[name]}" if name in asked else ""))
+        print(f"{name:18}{value:11.5g}" + (f"   asked: at most {asked[name]}" if name in asked else ""))
     for name, count in trace.items():
         print(f"in the trace, {name}: {count}")
     settings = {key: getattr(options, key) for key in ("size", "batch", "device", "dtype", "channels")}
