@@ -7,16 +7,19 @@ noise level, or breaks up a compiled graph. Where a UNet is called without its s
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from .watch import WATCH_KEY, Watch, needs_noise_level, replacements_in
+from .identity import COND, Area
+from .watch import WATCH_KEY, Watch, identities_of, patches_in
+
+if TYPE_CHECKING:
+    from .site_patch import SitePatch
 
 NOTES_KEY = "pidiff_conds"  # in transformer_options: {uuid of a conditioning: CondNote}
 EVALUATION_KEY = "pidiff_evaluation"  # in transformer_options: an Evaluation
-COND = 0  # the host's number of the conditional half
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -29,7 +32,7 @@ class CondNote(NamedTuple):
     """
 
     is_positive: bool
-    area: tuple[float, float, float, float] = WHOLE
+    area: Area = WHOLE
 
 
 class Evaluation(NamedTuple):
@@ -37,15 +40,18 @@ class Evaluation(NamedTuple):
 
     Args:
         chunks: what each chunk of the batch is computed for.
-        noise_level: sigma; None where nobody asks, or where it is not known.
+        acts: by an identity's order, whether it acts at this noise level. Hooks do not compare noise levels themselves:
+            a compiled graph would be made again for each side of each comparison.
+        noise_level: sigma, for other packs' callbacks; None where there are none, or where it is not known.
     """
 
     chunks: tuple[CondNote, ...]
+    acts: Mapping[int, bool]
     noise_level: float | None
 
 
-def evaluation_of(options: Mapping[str, Any], *, with_noise_level: bool) -> Evaluation:
-    """What the host's transformer_options say of an evaluation.
+def evaluation_of(options: Mapping[str, Any], patches: Iterable[SitePatch]) -> Evaluation:
+    """What the host's transformer_options say of an evaluation to some patches.
 
     The host's own numbers of the halves count the guider's lists: DualCFG lists its negatives first, and SAG runs the
     negative alone, as number 0. Where the sampler's start has left notes, they decide.
@@ -56,8 +62,14 @@ def evaluation_of(options: Mapping[str, Any], *, with_noise_level: bool) -> Eval
     if len(uuids) != len(numbers):
         uuids = [None] * len(numbers)
     chunks = tuple(notes.get(name) or CondNote(number == COND) for number, name in zip(numbers, uuids))
+    patches = list(patches)
+    identities = identities_of(patches)
     sigmas: Tensor | None = options.get("sigmas")
-    return Evaluation(chunks, float(sigmas.flatten()[0]) if with_noise_level and sigmas is not None else None)
+    heard = any(patch.callbacks for patch in patches)
+    asked = heard or not all(identity.always for identity in identities)
+    level = float(sigmas.flatten()[0]) if asked and sigmas is not None else None
+    acts = {identity.order: identity.acts_at(level) for identity in identities}
+    return Evaluation(chunks, acts, level if heard else None)
 
 
 def note_evaluation(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Any:
@@ -65,7 +77,16 @@ def note_evaluation(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Any:
     place = 4  # of transformer_options in `rest`
     options = named.get("transformer_options") if len(rest) <= place else rest[place]
     if options:
-        read = evaluation_of(options, with_noise_level=needs_noise_level(replacements_in(options)))
+        patches = patches_in(options)
+        read = evaluation_of(options, patches)
+        unet = executor.class_obj
+        for identity in identities_of(patches):
+            identity.prepare(
+                x,
+                rows=len(x) // len(read.chunks),
+                dtype=unet.manual_cast_dtype or unet.get_dtype(),
+                areas=[note.area for note in read.chunks],
+            )
         options = {**options, EVALUATION_KEY: read}
         if len(rest) > place:
             rest = (*rest[:place], options, *rest[place + 1 :])
@@ -93,7 +114,7 @@ def note_conds(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str,
     return executor(guider, sigmas, extra_args, *rest, **named)
 
 
-def _area(area: Sequence[int] | None, size: Sequence[int]) -> tuple[float, float, float, float]:
+def _area(area: Sequence[int] | None, size: Sequence[int]) -> Area:
     """The host's (height, width, top, left) in latent pixels -> top, left, bottom, right in [0, 1]."""
     if area is None or len(area) != 4:
         return WHOLE

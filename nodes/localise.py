@@ -16,8 +16,8 @@ from ..pidiff_core.adapter.localisation import MapAverage
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.overlay import heat, overlay, resize_maps
 from ..pidiff_core.shapes import check_shape
-from .patching import applies_of, identities_of
-from .site_patch import Identity
+from .identity import Identity
+from .patching import applies_of, people_of
 from .watch import WATCH_KEY, Watch
 from .wires import schema
 
@@ -99,7 +99,7 @@ class Localise(io.ComfyNode):
                 "from this latent."
             )
         size_px = (samples.shape[-2] * 8, samples.shape[-1] * 8) if image is None else tuple(image.shape[1:3])
-        look = _Look([identity for identity in identities_of(model) if person in (-1, identity.order)])
+        look = _Look([identity for identity in people_of(model) if person in (-1, identity.order)])
         # The highest level of a schedule is noise and nothing else: there is nothing to find in it.
         levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps + 1)[1:]
         guider = comfy.samplers.CFGGuider(model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.shapes import check_shape
 from ..pidiff_core.wplus import WPlus
 from .evaluation import note_conds, note_evaluation
-from .site_patch import Identity, SitePatch
-from .watch import APPLIES_KEY, identities_in, replacements_in
+from .identity import Identity
+from .site_patch import SitePatch
+from .watch import APPLIES_KEY, identities_of, patches_in, replacements_in
 
 KEY = "pidiff"  # our name among the host's callbacks and wrappers
 Folded = Mapping[str, FoldedSite]  # by site name
@@ -79,7 +80,10 @@ def apply_identity(
         return patched
     if mask is not None and bool((mask == 1).all()):
         mask = None
-    sites, uncond = _folded(adapter, wplus, options)
+    sites, uncond = (
+        {name: replace(site, score_dtype=found[name].precision) for name, site in half.items()}
+        for half in _folded(adapter, wplus, options)
+    )
     sampling = model.get_model_object("model_sampling")
     identity = Identity(
         sites=sites,
@@ -118,6 +122,7 @@ class FoundSite:
 
     spec: SiteSpec
     context_width: int
+    precision: torch.dtype | None  # of its scores, where they need more than the model's
     alone: bool  # the only transformer layer of its block: other packs then name it without its index
 
 
@@ -142,7 +147,12 @@ def unet_sites(model: ModelPatcher) -> dict[str, FoundSite]:
                     continue
                 name = Site(block, number, index).name
                 spec = SiteSpec(name, attention.heads * attention.dim_head, attention.heads)
-                found[name] = FoundSite(spec, attention.to_k.in_features, alone=len(transformers) == 1)
+                found[name] = FoundSite(
+                    spec,
+                    attention.to_k.in_features,
+                    getattr(attention, "attn_precision", None),
+                    alone=len(transformers) == 1,
+                )
     if not found:
         raise PIDiffError(
             f"This model ({type(unet).__name__}) has no UNet with cross-attention. Identity adapters work with models "
@@ -174,9 +184,9 @@ def applies_of(model: ModelPatcher) -> tuple[bool, ...]:
     return model.model_options["transformer_options"].get(APPLIES_KEY, ())
 
 
-def identities_of(model: ModelPatcher) -> list[Identity]:
+def people_of(model: ModelPatcher) -> list[Identity]:
     """The identities that act in a model, in the order in which they were applied."""
-    return identities_in(_replacements(model))
+    return identities_of(patches_in(model.model_options["transformer_options"]))
 
 
 def _as_mask(mask_bhw: Tensor | None) -> Tensor | None:

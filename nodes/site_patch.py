@@ -1,4 +1,4 @@
-"""What runs inside a step: one identity, and the patch that draws identities at one site of ComfyUI's UNet."""
+"""What runs inside a step: the patch that draws identities at one site of ComfyUI's UNet."""
 
 from __future__ import annotations
 
@@ -9,101 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..pidiff_core.adapter.folding import FoldedSite, add_attended, add_constant, attend
 from ..pidiff_core.errors import PIDiffError
-from .evaluation import COND, EVALUATION_KEY, Evaluation, evaluation_of
+from .evaluation import EVALUATION_KEY, Evaluation, evaluation_of
+from .identity import COND, UNCOND, Identity
 from .watch import WATCH_KEY, Watch
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 Callback = tuple[Callable[..., Tensor], Mapping[str, Any]]
-Drawn = Sequence[tuple["Identity", FoldedSite]]
-UNCOND = 1
+Drawn = Sequence[tuple[Identity, FoldedSite]]
 
 _parameters = inspect.signature(optimized_attention).parameters
 _TAKES_OPTIONS = "transformer_options" in _parameters or any(p.kind is p.VAR_KEYWORD for p in _parameters.values())
-
-
-class Identity:
-    """One Apply: folded sites, mask and range. Its only changes are caches, which hold what can be made again.
-
-    Args:
-        sites: what the conditional half gets, by site name.
-        uncond_sites: what the unconditional half gets; mostly nothing.
-        mask: M (K, H, W) in [0, 1], picture i of a batch has mask i modulo K; None for 1 everywhere.
-        sigma_start, sigma_end: the noise levels between which the identity acts, the first one the higher.
-        always: whether it acts at every noise level.
-        order: how many Apply nodes came before this one's.
-        beside: whether it stands in a row, left to right, with the others that do.
-    """
-
-    def __init__(
-        self,
-        *,
-        sites: Mapping[str, FoldedSite],
-        uncond_sites: Mapping[str, FoldedSite],
-        mask: Tensor | None,
-        sigma_start: float,
-        sigma_end: float,
-        always: bool,
-        order: int = 0,
-        beside: bool = False,
-    ) -> None:
-        self.order, self.beside = order, beside
-        self._halves = {COND: dict(sites), UNCOND: dict(uncond_sites)}
-        self._mask = mask
-        self.always = always
-        self.attends_from_text = any(site.query == "text" for half in self._halves.values() for site in half.values())
-        self._range = (sigma_end, sigma_start)
-        self._placed: dict[tuple[Any, ...], FoldedSite] = {}
-        self._masks: dict[tuple[Any, ...], Tensor] = {}
-
-    def __deepcopy__(self, _: Any) -> Identity:
-        return self  # clones of a model share it: some hosts deep-copy their options
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether a mask of the user's says where it may act."""
-        return self._mask is not None
-
-    def acts_at(self, noise_level: float | None) -> bool:
-        """Whether an evaluation at this noise level is inside the range."""
-        low, high = self._range
-        return self.always or noise_level is None or low <= noise_level <= high
-
-    def site(self, name: str, half: int, *, like: Tensor, score_dtype: torch.dtype | None) -> FoldedSite | None:
-        """The folded site on the device and in the type of `like`; None where nothing is added."""
-        folded = self._halves[half].get(name)
-        if folded is None:
-            return None
-        key = (name, half, like.device, like.dtype, score_dtype)
-        if key not in self._placed:
-            self._placed[key] = folded.to(like.device, like.dtype, score_dtype=score_dtype)
-        return self._placed[key]
-
-    def mask(self, rows: int, size: tuple[int, int], *, area: Sequence[float], like: Tensor) -> Tensor | None:
-        """The mask (1 or rows, N) of an area of the picture at a site's resolution; resized once per size."""
-        if self._mask is None:
-            return None
-        key = (rows, size, area, like.device, like.dtype)
-        if key not in self._masks:
-            self._masks[key] = _resized(self._mask, size, area=area, rows=rows).to(like.device, like.dtype)
-        return self._masks[key]
-
-
-def _resized(mask_khw: Tensor, size: tuple[int, int], *, area: Sequence[float], rows: int) -> Tensor:
-    """(K, H, W) -> (1 or rows, N)."""
-    height, width = mask_khw.shape[1:]
-    top, left, bottom, right = area
-    y, x = math.floor(top * height), math.floor(left * width)
-    part = mask_khw[:, None, y : max(math.ceil(bottom * height), y + 1), x : max(math.ceil(right * width), x + 1)]
-    small = F.interpolate(part, size, mode="bilinear", antialias=True)[:, 0].clamp(0.0, 1.0)
-    if len(small) > 1:
-        small = small[torch.arange(rows) % len(small)]
-    return small.flatten(1)
 
 
 class SitePatch:
@@ -133,11 +53,6 @@ class SitePatch:
     def __deepcopy__(self, _: Any) -> SitePatch:
         return SitePatch(self.name, self.identities, inner=self.inner, callbacks=self.callbacks)
 
-    @property
-    def needs_noise_level(self) -> bool:
-        """Whether anything here acts at some noise levels only."""
-        return bool(self.callbacks) or not all(identity.always for identity in self.identities)
-
     def add(self, callback: Callable[..., Tensor], **kwargs: Any) -> None:
         """The contract of IPAdapter_plus and its relatives: `callback(out, q, k, v, extra_options, **kwargs)` returns
         what to add to `out`, while sigma is between kwargs["sigma_end"] and kwargs["sigma_start"]."""
@@ -163,10 +78,10 @@ class SitePatch:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
         """q (B, N, C), k and v (B, L, C), heads merged -> what `to_out` takes (B, N, C)."""
         evaluation: Evaluation | None = extra_options.get(EVALUATION_KEY)
-        if evaluation is None:
-            evaluation = evaluation_of(extra_options, with_noise_level=self.needs_noise_level)
-        acting = [identity for identity in self.identities if identity.acts_at(evaluation.noise_level)]
-        drawn = self._drawn(acting, q, evaluation, precision=extra_options.get("attn_precision"))
+        if evaluation is None or any(identity.order not in evaluation.acts for identity in self.identities):
+            evaluation = evaluation_of(extra_options, [self])
+        acting = [identity for identity in self.identities if evaluation.acts[identity.order]]
+        drawn = self._drawn(acting, q, evaluation)
         alone = self.inner is None and not self.callbacks and "optimized_attention_override" not in extra_options
         text_values = v
         if alone and WATCH_KEY not in extra_options:
@@ -190,14 +105,12 @@ class SitePatch:
                 base, result = base + added, result + added
         return result
 
-    def _drawn(
-        self, acting: Sequence[Identity], q: Tensor, evaluation: Evaluation, *, precision: torch.dtype | None
-    ) -> list[Drawn]:
+    def _drawn(self, acting: Sequence[Identity], q: Tensor, evaluation: Evaluation) -> list[Drawn]:
         """Who is drawn in each chunk of the batch."""
         halves = [COND if note.is_positive else UNCOND for note in evaluation.chunks]
         drawn = []
         for half in halves:
-            sites = ((identity, identity.site(self.name, half, like=q, score_dtype=precision)) for identity in acting)
+            sites = ((identity, identity.site(self.name, half, like=q)) for identity in acting)
             drawn.append([(identity, site) for identity, site in sites if site is not None])
         return drawn
 

@@ -5,7 +5,7 @@ A Watch lies in the run's own transformer_options and is gone with the run: iden
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from einops import rearrange
@@ -15,7 +15,8 @@ from ..pidiff_core.adapter.folding import Attended, FoldedSite
 from ..pidiff_core.adapter.localisation import ColumnShares, MapAverage, site_map
 
 if TYPE_CHECKING:
-    from .site_patch import Identity, SitePatch
+    from .identity import Identity
+    from .site_patch import SitePatch
 
 WATCH_KEY = "pidiff_watch"  # in transformer_options, of a run
 APPLIES_KEY = "pidiff_applies"  # in transformer_options, of a model: for each Apply node, whether it stands in the row
@@ -26,19 +27,15 @@ def replacements_in(options: Mapping[str, Any]) -> dict[tuple[Any, ...], Any]:
     return options.get("patches_replace", {}).get("attn2", {})
 
 
-def identities_in(replacements: Mapping[Any, Any]) -> list[Identity]:
-    """The identities of all our patches on a model's cross-attentions, in the order in which they were applied."""
-    found = dict.fromkeys(identity for patch in _ours(replacements) for identity in patch.identities)
+def patches_in(options: Mapping[str, Any]) -> list[SitePatch]:
+    """Our patches on the cross-attentions, in the host's transformer_options."""
+    return [patch for patch in replacements_in(options).values() if hasattr(patch, "identities")]
+
+
+def identities_of(patches: Iterable[SitePatch]) -> list[Identity]:
+    """The identities of patches, each once, in the order in which they were applied."""
+    found = dict.fromkeys(identity for patch in patches for identity in patch.identities)
     return sorted(found, key=lambda identity: identity.order)
-
-
-def needs_noise_level(replacements: Mapping[Any, Any]) -> bool:
-    """Whether any of our patches does at one noise level what it does not at another."""
-    return any(patch.needs_noise_level for patch in _ours(replacements))
-
-
-def _ours(replacements: Mapping[Any, Any]) -> list[SitePatch]:
-    return [patch for patch in replacements.values() if hasattr(patch, "identities")]
 
 
 class Watch:
@@ -50,12 +47,12 @@ class Watch:
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        replacements = replacements_in(options)
+        patches = patches_in(options)
         row: tuple[bool, ...] = options.get(APPLIES_KEY, ())
-        in_row = [identity for identity in identities_in(replacements) if identity.beside]
+        in_row = [identity for identity in identities_of(patches) if identity.beside]
         self.maps: dict[Identity, MapAverage] = {}
         self._person = {identity: sum(row[: identity.order]) for identity in in_row}
-        notes = sum(identity in self._person for patch in _ours(replacements) for identity in patch.identities)
+        notes = sum(identity in self._person for patch in patches for identity in patch.identities)
         self._shares = ColumnShares(sum(row), notes=max(notes, 1))
 
     @property

@@ -40,12 +40,14 @@ class FoldedSite:
         keys: "host": (I, h, t, d); "text": (I, h * t, C); t = tokens, and one more with a null key.
             None for a constant.
         values: (I, h, n, d), strengths included; (I, C) for a constant.
+        score_dtype: the type of keys and scores, where they need another one than the values.
     """
 
     query: str
     has_null: bool
     keys: Tensor | None
     values: Tensor
+    score_dtype: torch.dtype | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -60,9 +62,9 @@ class FoldedSite:
         """Memory of keys and values."""
         return sum(x.numel() * x.element_size() for x in (self.keys, self.values) if x is not None)
 
-    def to(self, device: torch.device, dtype: torch.dtype, *, score_dtype: torch.dtype | None = None) -> FoldedSite:
-        """The same on another device or in another type; `score_dtype` is the keys' where scores need more."""
-        keys = None if self.keys is None else self.keys.to(device, score_dtype or dtype)
+    def to(self, device: torch.device, dtype: torch.dtype) -> FoldedSite:
+        """The same on another device, its values in another type."""
+        keys = None if self.keys is None else self.keys.to(device, self.score_dtype or dtype)
         return replace(self, keys=keys, values=self.values.to(device, dtype))
 
 

@@ -102,13 +102,16 @@ def test_what_nobody_else_holds_is_changed_where_it_is(unet):
     assert ours.count("aten::clone") == plain.count("aten::clone")
 
 
-def test_masks_are_resized_once_and_not_in_every_step(unet):
+def test_masks_are_resized_once_before_the_unet_runs(unet, pack, monkeypatch):
     mask = torch.zeros(1, 64, 64)
     mask[..., :32] = 1.0
     masked = unet.patches(mask=mask)
-    first, second = (unet.trace(masked) for _ in range(2))
-    assert first["resized_maps"] == 4  # one a resolution, not one a site
-    assert second["resized_maps"] == second["conversions"] == second["synchronisations"] == 0
+    identity = pack.load("nodes.identity")
+    resize, resized = identity._resized, []
+    monkeypatch.setattr(identity, "_resized", lambda *args, **kwargs: resized.append(args) or resize(*args, **kwargs))
+    for counts in (unet.trace(masked) for _ in range(2)):
+        assert counts["resized_maps"] == counts["conversions"] == counts["synchronisations"] == 0
+    assert len(resized) == 4  # one a resolution, not one a site, and none for the second evaluation
 
 
 def test_the_noise_level_is_read_once_an_evaluation_and_outside_the_hooks(unet):

@@ -10,6 +10,7 @@ import torch
 
 from tests.nodes.one_site import (
     KEY,
+    NAME,
     PIXELS,
     WIDTH,
     added,
@@ -228,7 +229,11 @@ def test_an_override_of_the_hosts_attention_is_honoured(small):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("precision", [None, torch.float32], ids=["", "scores in fp32"])
-def test_half_precision_stays_close_and_keeps_its_type(small, dtype, precision):
+def test_half_precision_stays_close_and_keeps_its_type(small, dtype, precision, monkeypatch):
+    attention = small.model.model.diffusion_model.input_blocks[1][1].transformer_blocks[0].attn2
+    monkeypatch.setattr(attention, "attn_precision", precision)
+    identity = small.patching.people_of(small.apply(kind="text"))[0]
+    assert identity.site(NAME, 0, like=torch.zeros((), dtype=dtype)).keys.dtype == (precision or dtype)
     patch = replacements(small.apply(kind="text"))[KEY]
     exact = patch(*qkv(), options_of_a_step())
     patch.inner = (lambda q, k, v, _: text_attention(q, k, v).float()) if precision else None  # a type of its own
