@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .identity import COND, Area
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 NOTES_KEY = "pidiff_conds"  # in transformer_options: {uuid of a conditioning: CondNote}
 EVALUATION_KEY = "pidiff_evaluation"  # in transformer_options: an Evaluation
+COMPILED = "torch.compile"  # the host's name for its wrapper around a compiled UNet
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -87,12 +89,32 @@ def note_evaluation(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Any:
                 dtype=unet.manual_cast_dtype or unet.get_dtype(),
                 areas=[note.area for note in read.chunks],
             )
+        if patches and COMPILED in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
+            named[f"pidiff_{hash(_structure(patches, read, options)) % 2**64:016x}"] = True
         options = {**options, EVALUATION_KEY: read}
         if len(rest) > place:
             rest = (*rest[:place], options, *rest[place + 1 :])
         else:
             named["transformer_options"] = options
     return executor(x, *rest, **named)
+
+
+def _structure(patches: Sequence[SitePatch], evaluation: Evaluation, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a compiled UNet's code depends on, of all that we put into it.
+
+    Newer hosts let TorchCompileModel forget what the code was made for, as far as it lies in transformer_options: a
+    UNet that was compiled without an identity, or before its range, then runs on as it was. The names of a UNet's
+    arguments are not forgotten, and it takes any.
+    """
+    watch: Watch | None = options.get(WATCH_KEY)
+    return (
+        evaluation.chunks,
+        tuple(evaluation.acts.items()),
+        "optimized_attention_override" in options,
+        tuple(identity.structure for identity in identities_of(patches)),
+        tuple(patch.structure(evaluation.noise_level) for patch in patches),
+        None if watch is None else watch.structure,
+    )
 
 
 def note_conds(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any, **named: Any) -> Any:

@@ -48,6 +48,13 @@ class Identity:
         self.always = always
         self.attends_from_text = any(site.query == "text" for half in self._halves.values() for site in half.values())
         self._range = (sigma_end, sigma_start)
+        #: What code compiled for this identity depends on, apart from the values in its tensors.
+        self.structure = (
+            tuple((half, name, site.shapes) for half, here in self._halves.items() for name, site in here.items()),
+            None if mask is None else len(mask),
+            order,
+            beside,
+        )
         self._placed: dict[tuple[Any, ...], FoldedSite] = {}
         self._masks: dict[tuple[Any, ...], Tensor] = {}
 

@@ -75,6 +75,11 @@ class SitePatch:
         """Models that ComfyUI should load with this patch: those of the patch inside."""
         return self.inner.models() if hasattr(self.inner, "models") else []
 
+    def structure(self, noise_level: float | None) -> tuple[Any, ...]:
+        """What code compiled for it depends on, apart from its identities and the values in tensors."""
+        heard = tuple(self._in_range(noise_level, kwargs) for _, kwargs in self.callbacks)
+        return self.name, tuple(identity.order for identity in self.identities), type(self.inner), heard
+
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
         """q (B, N, C), k and v (B, L, C), heads merged -> what `to_out` takes (B, N, C)."""
         evaluation: Evaluation | None = extra_options.get(EVALUATION_KEY)

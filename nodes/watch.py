@@ -60,6 +60,12 @@ class Watch:
         """Whether there is nobody to place."""
         return self._shares.people < 2 or not self._person
 
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """What code compiled for it depends on, apart from the values in its tensors."""
+        maps = tuple((identity.order, average.size, average.rows) for identity, average in self.maps.items())
+        return self._shares.people, self._shares.rows, maps
+
     def place(
         self,
         identity: Identity,

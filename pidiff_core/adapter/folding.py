@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -56,6 +56,11 @@ class FoldedSite:
     def is_zero(self) -> bool:
         """Whether the site adds nothing, whatever the query. Reads the values: not for use inside a step."""
         return not self.values.any()
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        """Everything but the values of the tensors."""
+        return self.query, self.has_null, None if self.keys is None else self.keys.shape, self.values.shape
 
     @property
     def num_bytes(self) -> int:

@@ -46,6 +46,11 @@ class MapAverage:
         self._sum: Tensor | None = None
         self._count: Tensor | None = None
 
+    @property
+    def rows(self) -> int:
+        """Pictures of a batch whose maps have been added; 0 before the first one."""
+        return 0 if self._sum is None else len(self._sum)
+
     def add(self, map_bhw: Tensor, *, area: Area) -> None:
         """A site's map (B, h, w) of an area of the picture."""
         height, width = self.size
@@ -85,6 +90,11 @@ class ColumnShares:
         self._keep = self._KEEP ** (1.0 / notes)
         self._mass: Tensor | None = None
 
+    @property
+    def rows(self) -> int:
+        """Pictures of a batch whose maps have been noted; 0 before the first one."""
+        return 0 if self._mass is None else len(self._mass)
+
     def note(self, map_bhw: Tensor, *, area: Area) -> None:
         """A map (B, h, w) of an area of the picture, of any of the people."""
         first = round(area[1] * self._COLUMNS)
@@ -92,7 +102,7 @@ class ColumnShares:
         above = (map_bhw.float() - map_bhw.float().mean(dim=(1, 2), keepdim=True)).clamp_min(0.0).sum(dim=1)
         columns = F.interpolate(above[:, None], last - first, mode="linear")[:, 0]
         columns = columns / columns.sum(dim=1, keepdim=True).clamp_min(1e-12) * (area[3] - area[1])
-        if self._mass is None or len(self._mass) != len(columns):
+        if self._mass is None or self.rows != len(columns):
             self._mass = columns.new_full((len(columns), self._COLUMNS), 1.0 / self._COLUMNS)
         self._mass = torch.cat(
             [

@@ -8,21 +8,26 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from tests.nodes.small_unets import Person, build, conditioning, latents, run_node, sample
+from tests.nodes.small_unets import Person, build, conditioning, latents, sample
 
 pytestmark = pytest.mark.slow
 SIZE = (12, 20)
 
 
-@pytest.fixture
-def compiled(comfy, pack, monkeypatch):
+def forget_options(guards):
+    """What TorchCompileModel of newer hosts hands to torch.compile: changed transformer_options make no new graph."""
+    return [("transformer_options" not in guard.name) for guard in guards]
+
+
+@pytest.fixture(params=[{}, {"guard_filter_fn": forget_options}], ids=["", "newer hosts"])
+def compiled(comfy, pack, monkeypatch, request):
     """A small model, a person for it, and a compiler that only counts its graphs.
 
     The attention is the one that GPUs get: what the host takes on the CPU asks for the memory that is free, which
     breaks up every graph, with an identity or without.
     """
     import comfy.ldm.modules.attention as attention
-    from comfy_extras.nodes_torch_compile import TorchCompileModel
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
 
     for module in (attention, pack.load("nodes.site_patch")):
         monkeypatch.setattr(module, "optimized_attention", attention.attention_pytorch)
@@ -37,11 +42,14 @@ def compiled(comfy, pack, monkeypatch):
     def graphs_of(patched):
         """Draw it compiled: how many graphs that took, and how far the picture is from the uncompiled one."""
         before = counter.frame_count
-        picture = draw(run_node(TorchCompileModel, model=patched, backend=counter))
+        clone = patched.clone()
+        set_torch_compile_wrapper(model=clone, backend=counter, options=dict(request.param))  # torch takes things out
+        picture = draw(clone)
         error = (picture - draw(patched)).abs().max() / picture.std()
         return counter.frame_count - before, float(error)
 
-    yield SimpleNamespace(model=model, person=Person(pack, model), graphs_of=graphs_of)
+    with torch._dynamo.config.patch(recompile_limit=32):  # beyond it nothing is compiled any more
+        yield SimpleNamespace(model=model, person=Person(pack, model), graphs_of=graphs_of)
     torch.compiler.reset()
 
 
@@ -71,5 +79,21 @@ def test_a_range_makes_one_more_graph_and_no_step_another(compiled):
     assert compiled.graphs_of(ranged)[0] == 2
 
 
-def test_the_plain_model_is_one_graph(compiled):
-    assert compiled.graphs_of(compiled.model) == (1, 0.0)
+@pytest.mark.parametrize("compiled", [{"guard_filter_fn": forget_options}], ids=["newer hosts"], indirect=True)
+def test_no_graph_serves_a_model_that_it_was_not_made_for(compiled, pack):
+    """Whoever comes, goes, changes sides or is changed: each picture is the uncompiled one."""
+    model, person = compiled.model, compiled.person
+    guest = Person(pack, model, query="text")
+    assert compiled.graphs_of(model) == (1, 0.0)
+    for patched in (
+        person.on(model),
+        model,
+        person.on(model, start_percent=0.3, end_percent=0.8),
+        guest.on(model, uncond_average=True),
+        guest.on(person.on(model)),
+        person.on(model, sites=dict.fromkeys(list(person.found)[::2], 0.0)),
+        guest.on(person.on(model, beside=True), beside=True),
+        person.on(model, mask=half_masked("left")),
+        person.on(model),
+    ):
+        assert compiled.graphs_of(patched)[1] == pytest.approx(0.0, abs=1e-4)
