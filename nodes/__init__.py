@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders
 from .apply import ApplyIdentityAdapter
 from .codes import ListCodes, LoadCodes, SaveCodes
+from .combine import MeanCodes, WalkCodes
+from .edit import StyleEdit
 from .encode import EncodeIdentity
+from .find_directions import FindDirections
+from .grid import Grid
+from .host import edit_routes, folders, progress, samples
+from .image_from_text import ImageFromText
+from .likeness import LikenessNode
 from .load import LoadPIDiff
 from .load_mini import LoadMini
 from .localise import Localise
-from .people import MeanCodes, WalkCodes
+from .paste import PastePortrait
 from .preview import PreviewCodes
-from .style_edit import StyleEdit
+from .tune import TuneIdentity
 
 NODES: list[type[io.ComfyNode]] = [
     LoadPIDiff,
@@ -21,13 +27,19 @@ NODES: list[type[io.ComfyNode]] = [
     EncodeIdentity,
     ApplyIdentityAdapter,
     StyleEdit,
+    FindDirections,
     Localise,
     PreviewCodes,
+    PastePortrait,
+    LikenessNode,
+    Grid,
     SaveCodes,
     LoadCodes,
     ListCodes,
     MeanCodes,
     WalkCodes,
+    TuneIdentity,
+    ImageFromText,
 ]
 
 
@@ -40,6 +52,9 @@ class PIDiffExtension(ComfyExtension):
 
 
 def extension() -> ComfyExtension:
-    """Register the model folder, and offer the nodes."""
+    """Register the model folder, the interrupts, the routes of previews and the sample people, and offer the nodes."""
     folders.register()
+    progress.register()
+    edit_routes.register()
+    samples.offer_samples()
     return PIDiffExtension()

@@ -1,22 +1,28 @@
-"""ApplyIdentityAdapter: the identity into the UNet."""
+"""ApplyIdentityAdapter: add identities to a MODEL."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..pidiff_core.adapter.presets import PRESETS, site_factors
-from ..pidiff_core.editing.averaging import mean_of_groups
-from .patching import ApplyOptions, apply_identity
-from .wires import PidiffModel, PidiffWPlus, schema
+from ..pidiff_core.adapter.presets import ARRANGEMENTS, PRESETS, UNCONDITIONAL, ApplyOptions
+from ..pidiff_core.adapter.refinement import refined
+from ..pidiff_core.errors import listed
+from ..pidiff_core.wplus.average import mean_of_groups
+from ..pidiff_core.wplus.codes import WPlus
+from .host.node_report import report
+from .host.number_inputs import checked_numbers
+from .host.wire_types import PidiffModel, PidiffWPlus, schema
+from .unet.applied_identity import AppliedIdentity
+from .unet.apply import apply_identity, run_state_of
 
-UNCONDITIONAL = ("auto", "nothing", "average person")
-PLACES = ("anywhere", "left to right")
+_USEFUL_STRENGTH = 2.0
 
 
 class ApplyIdentityAdapter(io.ComfyNode):
-    """Puts people into the pictures of a model."""
+    """Patches a clone of a MODEL with the identities of W+ codes."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,28 +30,49 @@ class ApplyIdentityAdapter(io.ComfyNode):
 
         def level(name: str, what: str) -> io.Float.Input:
             return io.Float.Input(
-                name, default=1.0, min=0.0, max=2.0, step=0.05, optional=True, tooltip=f"Strength of {what}."
+                name,
+                default=1.0,
+                min=0.0,
+                max=2.0,
+                step=0.05,
+                display_mode=io.NumberDisplay.slider,
+                optional=True,
+                tooltip=f"Strength of the {what}. Start with 1.",
             )
 
         return schema(
             node_id="ApplyIdentityAdapter",
-            display_name="Apply Identity Adapter",
+            display_name="PIDiff Apply Identity Adapter (Face Likeness, FaceID, IPAdapter)",
             category="PIDiff",
-            description="Makes a model draw the person whose W+ codes are given. Chain it for several people.",
-            search_aliases=["identity", "face", "IPAdapter", "personalise"],
+            description="Adds a person to a MODEL, from W+ codes. Chain several of these nodes for several people.",
+            search_aliases=[
+                "identity",
+                "face",
+                "person",
+                "likeness",
+                "FaceID",
+                "IPAdapter",
+                "InstantID",
+                "PuLID",
+                "personalise",
+            ],
+            advanced=["coarse", "medium", "fine", "site_strengths", "unconditional", "photos_per_person"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to patch; the original stays as it is."),
-                PidiffModel.Input("pidiff_model", tooltip="The PIDiff model that holds the adapter."),
+                io.Model.Input("model", tooltip="Model to add the person to. The input itself is not changed."),
+                PidiffModel.Input("pidiff_model", tooltip="PIDiff model with an identity adapter for this base model."),
                 PidiffWPlus.Input(
-                    "wplus", tooltip="The people. Picture i of a batch shows person i, counted round and round."
+                    "wplus",
+                    tooltip="W+ codes. Image i uses code i; codes repeat if there are more images than codes.",
                 ),
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=0.0,
+                    min=-1.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="How strongly the person is drawn. 0 is the model without PIDiff, bit for bit.",
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip="Strength of the identity. Start with 1; lower it if the picture looks burned. 0: exactly "
+                    "the model without the node. Negative: less like this person.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -53,44 +80,52 @@ class ApplyIdentityAdapter(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="When the person comes in. W+ Adapter waits for 0.2: the composition is the prompt's.",
+                    tooltip="Fraction of sampling at which the identity starts. Start with 0; 0.2 lets the prompt set "
+                    "the composition first.",
                 ),
                 io.Float.Input(
-                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="When the person is done."
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Fraction of sampling at which the identity ends. Start with 1; 0.8 leaves the last "
+                    "details to the prompt.",
                 ),
-                level("coarse", "the coarse styles: pose, shape of the head"),
-                level("medium", "the medium styles: features, hair style"),
-                level("fine", "the fine styles: colours, texture"),
+                level("coarse", "coarse level: pose and head shape"),
+                level("medium", "medium level: facial features and hair style"),
+                level("fine", "fine level: colours and texture"),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where in the picture the person may be, white = there. Any size. Without it, everywhere: "
-                    "the adapter finds the face itself.",
+                    tooltip="Mask of the area for this person: white = apply the identity. Any size. If not "
+                    "connected, the identity may act anywhere in the picture.",
                 ),
                 io.Combo.Input(
                     "preset",
                     options=list(PRESETS),
                     default="portrait",
                     optional=True,
-                    tooltip="Where in the UNet and when the person acts, multiplied with what is set above. portrait: "
-                    "the adapter as it was trained. likeness first: more of the person. prompt first: less, and later. "
-                    "style transfer: colours and texture only. composition kept: the layout is the prompt's. "
-                    "W+ Adapter: nobody in the first fifth of the steps, as its authors' code does.",
+                    tooltip="Preset, multiplied with the values above. Start with portrait: the adapter as trained. "
+                    "likeness first: stronger. prompt first: weaker and later. style transfer: colours and texture "
+                    "only. composition kept: the prompt sets the layout. few steps: stronger, for LCM, "
+                    "Lightning, Turbo and DMD2 at CFG 1. W+ Adapter: no identity in the first 20 % of "
+                    "sampling, as in its published code.",
                 ),
                 io.String.Input(
                     "site_strengths",
                     default="",
                     optional=True,
-                    tooltip="Strengths of single sites of the UNet, multiplied in: 'middle=0 output=1.2 input.4.1=0.5' "
-                    "names a block, an entry of it or one cross-attention, from 0 to 10. The rest stays at 1.",
+                    tooltip="Strength of single parts of the UNet, from 0 to 10; start empty (all 1). Example: "
+                    "'middle=0 output=1.2 input.4.1=0.5' sets a block, a block and one cross-attention.",
                 ),
                 io.Combo.Input(
                     "unconditional",
                     options=list(UNCONDITIONAL),
                     default="auto",
                     optional=True,
-                    tooltip="What the unconditional half of guidance gets: nothing, or the adapter's average person. "
-                    "auto: what the adapter was trained for (PIDiff: nothing, W+ Adapter: average person).",
+                    tooltip="Identity for the negative prompt's half of guidance. Start with auto: as the adapter was "
+                    "trained (PIDiff: nothing, W+ Adapter: average person).",
                 ),
                 io.Int.Input(
                     "photos_per_person",
@@ -98,21 +133,26 @@ class ApplyIdentityAdapter(io.ComfyNode):
                     min=1,
                     max=64,
                     optional=True,
-                    tooltip="How many codes in a row are photos of one and the same person; they are averaged.",
+                    tooltip="Number of consecutive codes that show the same person; they are averaged. Start with 1.",
                 ),
                 io.Combo.Input(
                     "place",
-                    options=list(PLACES),
+                    options=list(ARRANGEMENTS),
                     default="anywhere",
                     optional=True,
-                    tooltip="left to right: several Apply nodes without masks share the faces of the picture, in the "
-                    "order in which they are chained. anywhere: all act wherever they find a face.",
+                    tooltip="How several people share the picture. Start with anywhere: apply to every face. left to "
+                    "right: the first Apply node of the chain gets the leftmost face, the next node the next face.",
                 ),
             ],
-            outputs=[io.Model.Output("patched", display_name="model", tooltip="The patched model.")],
+            outputs=[
+                io.Model.Output(
+                    "patched", display_name="model", tooltip="Model with the person. Connect it to a sampler."
+                )
+            ],
         )
 
     @classmethod
+    @checked_numbers
     def execute(
         cls,
         model: Any,
@@ -131,21 +171,63 @@ class ApplyIdentityAdapter(io.ComfyNode):
         photos_per_person: int = 1,
         place: str = "anywhere",
     ) -> io.NodeOutput:
-        """See `patching.apply_identity` and `pidiff_core.adapter.presets`."""
-        adapter = pidiff_model.require("adapter", purpose="to draw a person")
+        """See `unet.apply.apply_identity`, and `presets.combine` for how the strengths are combined."""
         pidiff_model.require_space_of(wplus)
-        sites = site_factors(preset, [spec.name for spec in adapter.config.sites], text=site_strengths or "")
-        chosen = PRESETS[preset]
-        levels = {"coarse": coarse, "medium": medium, "fine": fine}
-        average = unconditional == "average person"
+        adapter = refined(pidiff_model.require("adapter", purpose="to apply an identity"), wplus)
         options = ApplyOptions(
             strength=strength,
-            start_percent=max(start_percent, chosen.start_percent),
-            end_percent=min(end_percent, chosen.end_percent),
-            levels={level: value * chosen.levels.get(level, 1.0) for level, value in levels.items()},
-            sites=sites,
-            uncond_average=adapter.config.format == "wplus-adapter" if unconditional == "auto" else average,
-            beside=place == "left to right",
+            start_percent=start_percent,
+            end_percent=end_percent,
+            levels={"coarse": coarse, "medium": medium, "fine": fine},
+            preset=preset,
+            site_strengths=site_strengths or "",
+            unconditional=unconditional,
+            arrangement=place,
         )
         people = mean_of_groups(wplus, photos_per_person)
-        return io.NodeOutput(apply_identity(model, adapter, people, options=options, mask_bhw=mask))
+        patched = apply_identity(model, adapter, people, options=options, mask_bhw=mask)
+        return io.NodeOutput(
+            patched, ui=report(warnings=_doubts(options, people, mask, before=run_state_of(model).identities))
+        )
+
+
+def _doubts(options: ApplyOptions, people: WPlus, mask: Any, *, before: Sequence[AppliedIdentity]) -> list[str]:
+    """What runs, but can hardly be meant.
+
+    before: what the Apply nodes before this one have added.
+    """
+    found = []
+    if options.start_percent >= options.end_percent:
+        found.append(
+            f"No identity: start_percent ({options.start_percent:g}) is not below end_percent "
+            f"({options.end_percent:g}). Start with 0 and 1."
+        )
+    if options.strength > _USEFUL_STRENGTH:
+        found.append(
+            f"strength {options.strength:g} is beyond the useful range, up to {_USEFUL_STRENGTH:g}: the picture may "
+            "look burned. Start with 1."
+        )
+    if not any(people.present):
+        found.append("No identity: no face was found in the photos of these codes.")
+    if mask is not None:
+        masks = mask if mask.ndim == 3 else mask[None]
+        empty = [row for row, one in enumerate(masks) if not one.any()]
+        if len(empty) == len(masks):
+            found.append("No identity: the mask is empty. White is where the identity may act.")
+        elif empty:
+            found.append(
+                f"No identity in some pictures: mask {listed(empty)} of {len(masks)} is empty, counted from 0."
+            )
+    everywhere = [
+        one
+        for one in before
+        if not one.has_mask
+        and not one.in_row
+        and max(one.start_percent, options.start_percent) < min(one.end_percent, options.end_percent)
+    ]
+    if everywhere and mask is None and options.arrangement == "anywhere" and options.strength > 0:
+        found.append(
+            "Another Apply node acts on every face, and so does this one: both people are mixed in each face. Set "
+            "place to 'left to right' on both nodes, or connect a mask to each."
+        )
+    return found

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io
 
 from ..pidiff_core.errors import PIDiffError
-from ..pidiff_core.face.background import COLOURS
-from ..pidiff_core.face.choose import CHOICES, YUNET_FILE, choose_detectors
-from ..pidiff_core.face.crop import ON_NO_FACE, OnNoFace
-from ..pidiff_core.face.given import needs_detector, read_given
-from ..pidiff_core.face.order import CHOICES as FACE_CHOICES
-from ..pidiff_core.reading import read_identity
-from .face_files import BACKGROUND_MASKS, face_parser, insightface_root
-from .folders import find_pidiff_file, pidiff_folders
-from .wires import PidiffModel, PidiffWPlus, schema
+from ..pidiff_core.face.crop_picture import crop_pictures
+from ..pidiff_core.face.detectors.auto import CHOICES, YUNET_FILE
+from ..pidiff_core.face.landmark_input import read_landmarks
+from ..pidiff_core.face.search import CHOICES as FACE_CHOICES
+from ..pidiff_core.files.cache import FileIdentity
+from ..pidiff_core.pipeline import BACKGROUNDS, ON_NO_FACE, encode_photos
+from ..pidiff_core.wplus.codes import WPlus
+from .host.face_files import BACKGROUND_MASKS, face_file_identities, face_options
+from .host.node_report import MOST_PICTURES, report
+from .host.number_inputs import checked_numbers
+from .host.progress import progress_bar
+from .host.wire_types import PidiffModel, PidiffWPlus, schema
 
-# What other nodes say about faces: ComfyUI's own Detect Face Landmarks (MediaPipe), and DWPose or OpenPose estimators.
+# Face outputs of other nodes: ComfyUI's own Detect Face Landmarks (MediaPipe), and DWPose or OpenPose estimators.
 FACE_WIRES = [io.Custom("FACE_LANDMARKS"), io.Custom("POSE_KEYPOINT")]
 
 
@@ -31,91 +32,114 @@ class EncodeIdentity(io.ComfyNode):
         """The node's permanent contract."""
         return schema(
             node_id="EncodeIdentityW+",
-            display_name="Encode Identity W+",
+            display_name="PIDiff Encode Face (Identity W+)",
             category="PIDiff",
-            description="Finds a face in each photo, aligns it, removes its background and reads W+ codes from it.",
-            search_aliases=["face encoder", "e4e", "StyleGAN inversion", "identity"],
+            description="Finds a face in each photo, aligns it, removes the background and encodes it into W+ codes.",
+            has_intermediate_output=True,
+            search_aliases=[
+                "face encoder",
+                "person",
+                "portrait",
+                "e4e",
+                "StyleGAN inversion",
+                "identity",
+                "face embedding",
+            ],
+            advanced=["landmarks", "background", "background_mask"],
             inputs=[
-                PidiffModel.Input("pidiff_model", tooltip="The PIDiff model whose encoder reads the face."),
-                io.Image.Input("image", tooltip="One photo of a person, or a batch of them: each gives one code."),
+                PidiffModel.Input("pidiff_model", tooltip="PIDiff model with a face encoder."),
+                io.Image.Input("image", tooltip="Photo, or a batch of photos. Each photo gives one code."),
                 io.Combo.Input(
                     "detector",
                     options=list(CHOICES),
                     default="auto",
-                    tooltip="How the face is found. auto: what is at hand of MTCNN, InsightFace, MediaPipe, and YuNet "
-                    f"(models/pidiff/{YUNET_FILE}), in that order. model: the model's own alone "
-                    "(mini's finds drawn faces). whole image: the photo is an aligned portrait.",
+                    tooltip="Face detector. Start with auto: the installed ones of MTCNN, InsightFace, MediaPipe and "
+                    f"YuNet (models/pidiff/{YUNET_FILE}), in this order. model: the detector of the PIDiff model "
+                    "(mini's finds drawn faces). whole image: the photo is an aligned portrait already.",
                 ),
                 io.Int.Input(
                     "face_index",
                     default=0,
                     min=-64,
                     max=63,
-                    tooltip="Which face, where there are several: 0 is the first, 1 the next, -1 the last, in the "
-                    "order that `choose` says: from the largest, unless you change it.",
+                    tooltip="Which face to encode if a photo has several. Start with 0, the first in the order of "
+                    "choose (the largest face by default); 1 is the next, -1 the last.",
                 ),
                 io.Combo.Input(
                     "on_no_face",
                     options=list(ON_NO_FACE),
                     default="error",
-                    tooltip="When no face is found: stop with an error; pass through: go on, and draw nobody for "
-                    "this photo; whole image: take the photo as an aligned portrait.",
+                    tooltip="What to do if no face is found. Start with error: stop. pass through: keep the photo's "
+                    "place in the batch and apply no identity there. whole image: use the photo as an aligned "
+                    "portrait.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Your own mask of the person (1 = keep), in the photo's frame. "
-                    "Without it, see background_mask.",
+                    tooltip="Mask of the person, at the photo's size: white is kept. If not connected, "
+                    "background_mask decides.",
                 ),
                 io.String.Input(
                     "landmarks",
                     optional=True,
                     default="",
                     multiline=True,
-                    tooltip="The face's points in pixels, in place of a detector: 'x,y x,y x,y x,y x,y' for left eye, "
-                    "right eye, nose, left and right corner of the mouth; or 68, 70, 106, 468 or 478 points; or a box "
-                    "'left,top right,bottom'; or JSON. One line for all photos, or one line for each.",
+                    tooltip="Face landmarks in pixels, used instead of a detector; start empty. 'x,y x,y x,y x,y x,y' "
+                    "for left eye, right eye, nose, left and right corner of the mouth; or 68, 70, 106, 468 or 478 "
+                    "points; or a box 'left,top right,bottom'; or JSON. One line for all photos, or one line for each.",
                 ),
                 io.Combo.Input(
                     "background",
-                    options=[*COLOURS, "keep"],
+                    options=list(BACKGROUNDS),
                     default="white",
                     optional=True,
-                    tooltip="What replaces the background before the face is read. The encoders expect white.",
+                    tooltip="Colour that replaces the background. Start with white: the encoders were trained with it.",
                 ),
                 io.Combo.Input(
                     "choose",
                     options=list(FACE_CHOICES),
                     default=FACE_CHOICES[0],
                     optional=True,
-                    tooltip="What face_index counts by. all: every face of every photo gives one code, the largest "
-                    "of a photo first; those outside a connected mask are left out.",
+                    tooltip="Order that face_index counts in. Start with largest first. all: encode every face of "
+                    "every photo, the largest first; faces outside a connected mask are skipped.",
                 ),
                 io.Combo.Input(
                     "background_mask",
                     options=list(BACKGROUND_MASKS),
                     default=BACKGROUND_MASKS[0],
                     optional=True,
-                    tooltip="How the person is told from the background, where no mask is connected. parser: by a "
-                    "face-parsing network, if its file is in models/pidiff. geometric: an egg around the head. auto: "
-                    "the parser where its file is.",
+                    tooltip="How the background is removed if no mask is connected. Start with auto: parser if its "
+                    "file is installed, otherwise geometric. parser: a face-parsing network (file in models/pidiff). "
+                    "geometric: an oval around the head.",
                 ),
                 io.MultiType.Input(
                     "face_landmarks",
                     types=FACE_WIRES,
                     optional=True,
-                    tooltip="Faces that another node has found, in place of a detector: Detect Face Landmarks "
+                    tooltip="Face landmarks from another node, used instead of a detector: Detect Face Landmarks "
                     "(MediaPipe) of newer ComfyUI, or the keypoints of a DWPose or OpenPose estimator.",
                 ),
             ],
             outputs=[
-                PidiffWPlus.Output("wplus", display_name="wplus", tooltip="The people's W+ codes."),
-                io.Image.Output("aligned", display_name="aligned", tooltip="The crops as the encoder saw them."),
-                io.Mask.Output("face_mask", display_name="face_mask", tooltip="The faces, in the photos' frame."),
+                PidiffWPlus.Output("wplus", display_name="wplus", tooltip="W+ codes, one for each face."),
+                io.Image.Output(
+                    "aligned",
+                    display_name="aligned",
+                    tooltip="Aligned crops as the encoder received them. Check these first.",
+                ),
+                io.Mask.Output(
+                    "face_mask", display_name="face_mask", tooltip="Mask of each face, at the photo's size."
+                ),
             ],
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_inputs: Any) -> list[tuple[str, FileIdentity]]:
+        """Encode again when the file of a detector or a parser has come, gone or changed."""
+        return face_file_identities()
+
+    @classmethod
+    @checked_numbers
     def execute(
         cls,
         pidiff_model: Any,
@@ -130,37 +154,36 @@ class EncodeIdentity(io.ComfyNode):
         background_mask: str = BACKGROUND_MASKS[0],
         face_landmarks: Any = None,
     ) -> io.NodeOutput:
-        """See `pidiff_core.reading.read_identity`."""
+        """See `pidiff_core.pipeline.encode_photos`."""
         if face_landmarks is not None and (landmarks or "").strip():
             raise PIDiffError("Both landmarks and face_landmarks are given. Empty the text, or disconnect the other.")
         points = landmarks if face_landmarks is None else face_landmarks
-        detectors = []
-        given = read_given(points, count=len(image), size=tuple(image.shape[1:3]))
-        if needs_detector(given):
-            detectors = choose_detectors(  # the user's own points need none, so none has to be installed
-                detector,
-                own=pidiff_model.detector,
-                yunet_path=find_pidiff_file(YUNET_FILE),
-                insightface_root=insightface_root(),
-                searched=pidiff_folders(),
-            )
-        progress = comfy.utils.ProgressBar(len(image))
-
-        def before_each(index: int) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            progress.update_absolute(index, len(image))
-
-        reading = read_identity(
+        known = read_landmarks(points, count=len(image), size=tuple(image.shape[1:3]))
+        options = face_options(
             pidiff_model,
-            image,
-            detectors=detectors,
-            given=given,
-            mask_bhw=mask,
-            parser=face_parser(background_mask, model=pidiff_model, detector=detector) if mask is None else None,
+            detector=detector,
+            landmarks=known,
             choose=choose,
             face_index=face_index,
-            on_no_face=cast(OnNoFace, on_no_face),
+            on_no_face=on_no_face,
             background=background,
-            before_each=before_each,
+            background_mask="geometric" if mask is not None else background_mask,  # the user's mask needs no parser
         )
-        return io.NodeOutput(reading.wplus, reading.crops_bhwc, reading.masks_bhw)
+        encoded = encode_photos(
+            pidiff_model, image, options, landmarks=known, mask_bhw=mask, on_progress=progress_bar()
+        )
+        shown = report(
+            images_bhwc=crop_pictures(encoded.aligned_bhwc, encoded.crop_masks_b1hw, encoded.landmarks),
+            text="\n".join(_about(row, encoded.wplus) for row in range(min(len(encoded.wplus), MOST_PICTURES))),
+            warnings=encoded.warnings,
+        )
+        return io.NodeOutput(encoded.wplus, encoded.crops_bhwc, encoded.masks_bhw, ui=shown)
+
+
+def _about(row: int, wplus: WPlus) -> str:
+    """How a face was found, and how far its codes are from the average person's."""
+    if not wplus.present[row]:
+        return f"Face {row}: no face, no identity"
+    found_by = wplus.photos[row].get("found_by", "") if row < len(wplus.photos) else ""
+    distance = float(wplus.offsets[row].norm(dim=-1).mean())
+    return f"Face {row}: {found_by}, {distance:.2f} from the average person"

@@ -1,4 +1,4 @@
-"""PIDiffPreviewCodes: W+ codes -> the generator's portraits of them."""
+"""PIDiffPreviewCodes: decode W+ codes into portraits."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..pidiff_core.model import decode
-from .wires import PidiffModel, PidiffWPlus, schema
+from ..pidiff_core.pipeline import decode
+from .host.node_report import report
+from .host.progress import progress_bar
+from .host.wire_types import PidiffModel, PidiffWPlus, schema
 
 
 class PreviewCodes(io.ComfyNode):
-    """What the codes say, as the StyleGAN2 generator paints it."""
+    """Decodes W+ codes with the StyleGAN2 generator."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node's permanent contract."""
         return schema(
             node_id="PIDiffPreviewCodes",
-            display_name="PIDiff Preview Codes",
+            display_name="PIDiff Preview Codes (Portrait)",
             category="PIDiff",
-            description="Paints a portrait of W+ codes with StyleGAN2: what the encoder has understood of the person.",
-            search_aliases=["decode W+", "StyleGAN"],
+            description="Decodes W+ codes into a portrait with StyleGAN2, to check what the encoder read from the "
+            "photo.",
+            has_intermediate_output=True,
+            search_aliases=["decode W+", "StyleGAN", "face", "portrait"],
             inputs=[
-                PidiffModel.Input("pidiff_model", tooltip="The PIDiff model that the codes belong to."),
-                PidiffWPlus.Input("wplus", tooltip="The codes; a batch gives a batch of portraits."),
+                PidiffModel.Input("pidiff_model", tooltip="PIDiff model that the codes were encoded with."),
+                PidiffWPlus.Input("wplus", tooltip="W+ codes. A batch gives a batch of portraits."),
             ],
-            outputs=[io.Image.Output("portrait", display_name="portrait", tooltip="One portrait for each code.")],
+            outputs=[io.Image.Output("portrait", display_name="portrait", tooltip="One portrait per code.")],
         )
 
     @classmethod
     def execute(cls, pidiff_model: Any, wplus: Any) -> io.NodeOutput:
-        """See `pidiff_core.model.decode`."""
-        return io.NodeOutput(decode(pidiff_model, wplus))
+        """See `pidiff_core.pipeline.decode`."""
+        portraits = decode(pidiff_model, wplus, on_progress=progress_bar())
+        return io.NodeOutput(portraits, ui=report(images_bhwc=portraits))

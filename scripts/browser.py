@@ -1,4 +1,4 @@
-"""A Chromium for the browser tests: the system's, or Debian's package where this runs as root."""
+"""Find or install a Chromium for the browser tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "C:/Program Files/Google/Chrome/Application/chrome.exe",
 )
-# The first two are needed as root and without a display; the others keep it from talking to anybody but the page.
+# The first two are needed as root and without a display; the others stop background network traffic.
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -36,7 +36,7 @@ def find_browser() -> str | None:
 
 
 def install_browser() -> str | None:
-    """Install Debian's Chromium where that is possible without asking anybody; returns its path or None."""
+    """Install Debian's Chromium package if this runs as root on Debian or Ubuntu; returns its path or None."""
     if not (sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get")):
         return None
     environment.say("installing Chromium for the browser tests (apt-get)")

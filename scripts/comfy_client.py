@@ -1,4 +1,4 @@
-"""Talk to a running ComfyUI: queue API-format workflows, follow them over the websocket, fetch what they made."""
+"""Client of a running ComfyUI: queue API-format workflows, follow them over the websocket, fetch the images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WorkflowError(RuntimeError):
     """ComfyUI refused a workflow or a node of it failed.
 
     Attributes:
-        node_id, node_type: the node that failed, or "" where the whole workflow was refused.
+        node_id, node_type: the node that failed, or "" if the whole workflow was refused.
         message: the sentence a user sees in ComfyUI's error dialogue.
         exception_type: the name of the Python exception, or "" for a refused workflow.
         traceback: the server's own, joined.
@@ -41,11 +41,13 @@ class WorkflowError(RuntimeError):
 
 @dataclass
 class Result:
-    """What one finished workflow left behind."""
+    """The outputs of one finished workflow."""
 
     prompt_id: str
-    outputs: dict[str, dict[str, Any]]  # node id -> what its UI output says, as in /history
-    executed: list[str] = field(default_factory=list)  # node ids that really ran, in order; cached ones are absent
+    outputs: dict[str, dict[str, Any]]  # node id -> its UI output, as in /history
+    executed: list[str] = field(
+        default_factory=list
+    )  # ids of the nodes that ran, in order; cached nodes are not listed
 
     def images(self, node_id: str | None = None) -> list[dict[str, str]]:
         """References (filename, subfolder, type) to the pictures of one output node, or of all of them."""
@@ -63,7 +65,7 @@ class ComfyClient:
     def __init__(self, address: str) -> None:
         self.address = address
         self.client_id = uuid.uuid4().hex
-        # A proxy from the environment is for the outside; this server is on the same machine.
+        # Proxies from the environment are not used: this server is on the same machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def request(self, path: str, body: bytes | None = None, *, content_type: str = "application/json") -> bytes:
@@ -82,10 +84,10 @@ class ComfyClient:
         return self.get_json("/object_info" + (f"/{urllib.parse.quote(node_type)}" if node_type else ""))
 
     def queue(self, workflow: Workflow) -> str:
-        """Put a workflow into the queue and return its prompt id.
+        """Queue a workflow and return its prompt id.
 
         Raises:
-            WorkflowError: the server's validation refused it; the sentence names every node and input at fault.
+            WorkflowError: the server's validation refused it; the message names every node and input at fault.
         """
         body = json.dumps({"prompt": workflow, "client_id": self.client_id}).encode()
         try:
@@ -109,7 +111,7 @@ class ComfyClient:
         import aiohttp
 
         url = f"ws://{self.address}/ws?clientId={self.client_id}"
-        # Connected before the workflow is queued: a short one would otherwise be over before anybody listens.
+        # Connect before queueing: a short workflow would otherwise finish before the socket is open.
         async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0, timeout=60) as socket:
             prompt_id = await asyncio.to_thread(self.queue, workflow)
             executed: list[str] = []
@@ -129,10 +131,10 @@ class ComfyClient:
                     on_progress(str(data.get("node")), int(data["value"]), int(data["max"]))
                 elif kind in ("execution_error", "execution_interrupted"):
                     raise _failure(kind, data)
-        raise ConnectionError("ComfyUI closed the connection in the middle of a workflow; its log says why")
+        raise ConnectionError("ComfyUI closed the connection during a workflow; see its log")
 
     def upload_image(self, image: Path | bytes, *, name: str | None = None) -> str:
-        """Put a picture into the server's input folder and return the name that LoadImage takes."""
+        """Upload a picture to the server's input folder; returns its name for LoadImage."""
         data = image if isinstance(image, bytes) else image.read_bytes()
         name = name or (image.name if isinstance(image, Path) else f"{uuid.uuid4().hex}.png")
         boundary = uuid.uuid4().hex
@@ -149,12 +151,12 @@ class ComfyClient:
         return json.loads(answer)["name"]
 
     def fetch_image(self, reference: dict[str, str]) -> bytes:
-        """The bytes of one picture that a Result refers to."""
+        """The bytes of one picture of a Result."""
         return self.request("/view?" + urllib.parse.urlencode(reference))
 
 
 def _refusal(body: str, workflow: Workflow) -> WorkflowError:
-    """The validation errors of /prompt as one sentence a line."""
+    """The validation errors of /prompt, one per line."""
     try:
         answer = json.loads(body)
     except ValueError:

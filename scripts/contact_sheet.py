@@ -27,11 +27,11 @@ class Column:
 
 
 def contact_sheet(person: list[tuple[str, Image.Image]], columns: list[Column], *, footer: str = "") -> Image.Image:
-    """Lay the pictures out, drawn ones at their own size where that is between 256 and 512 px.
+    """Lay out the pictures; generated ones at their own size, limited to 256 to 512 px.
 
     Args:
         person: labelled pictures of the left column, from top to bottom: the photo, the aligned crop, ...
-        columns: what was drawn, from left to right.
+        columns: generated pictures, from left to right.
         footer: one line at the bottom.
     """
     tile_px = min(max(SMALLEST_TILE_PX, *(column.with_identity.width for column in columns)), LARGEST_TILE_PX)
@@ -41,7 +41,7 @@ def contact_sheet(person: list[tuple[str, Image.Image]], columns: list[Column], 
 
     step_px, row_px = tile_px + px(GAP), tile_px + px(LABEL + 14)
     body_px = 2 * row_px + px(CAPTION)
-    # The pictures of the person share the height of the two rows beside them.
+    # The pictures of the person share the height of the two rows.
     room_px = body_px - px(16)
     side_px = min(tile_px, room_px // max(1, len(person)) - px(40))
     margin_px, header_px = px(MARGIN), px(HEADER)

@@ -48,14 +48,14 @@ MINI_FOOTER = "PIDiff mini: small models of drawn people, shipped with the pack"
 def main() -> int:
     parser = argparse.ArgumentParser(description="Pictures of the person in one photo, drawn by a real ComfyUI.")
     parser.add_argument("--photo", type=Path, help="a picture with one face; default: NASA's astronaut portrait")
-    parser.add_argument("--prompt", help="draw this with four seeds, instead of four different prompts")
+    parser.add_argument("--prompt", help="use this prompt with four seeds, instead of four prompts")
     parser.add_argument("--seed", type=int, default=1, help="the first of four seeds in a row (default: 1)")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "demo", help="where to write the pictures")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "demo", help="output folder")
     parser.add_argument("--comfyui", type=Path, help="your own ComfyUI (or COMFYUI_PATH); default: a prepared one")
     own = parser.add_argument_group("your own weights, all three together")
     own.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 1.5 checkpoint")
     own.add_argument("--adapter", type=Path, help="wplus_adapter.bin, or a PIDiff adapter for Stable Diffusion 1.5")
-    own.add_argument("--encoder", type=Path, help="e4e_ffhq_encode.pt, or what pidiff_core.convert made of it")
+    own.add_argument("--encoder", type=Path, help="e4e_ffhq_encode.pt, or what pidiff_core.files.convert made of it")
     own.add_argument("--size", type=int, help="width and height in pixels (default: 512)")
     own.add_argument("--steps", type=int, help="sampling steps (default: the workflow's)")
     options = parser.parse_args()
@@ -65,12 +65,12 @@ def main() -> int:
 
     given: Path | None = options.photo and options.photo.expanduser()
     if given is not None and not given.is_file():
-        environment.stop(f"there is no file {given}; give --photo a picture file with one face.")
+        environment.stop(f"file not found: {given}; give --photo a picture file with one face.")
     weights = OwnWeights.from_options(checkpoint=options.checkpoint, adapter=options.adapter, encoder=options.encoder)
     if weights is None and options.size is not None:
-        environment.stop("--size goes with your own weights: the embedded model draws pictures of 128 px.")
+        environment.stop("--size needs your own weights: the embedded model draws pictures of 128 px.")
     if options.size is not None and (options.size < 64 or options.size % 8):
-        environment.stop(f"--size {options.size}: Stable Diffusion draws multiples of 8 px, from 64 px up.")
+        environment.stop(f"--size {options.size}: the size must be a multiple of 8 px, at least 64 px.")
     if options.steps is not None and options.steps < 1:
         environment.stop(f"--steps {options.steps}: at least one step is needed.")
     began = time.monotonic()
@@ -78,7 +78,7 @@ def main() -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        environment.stop(f"--out {out} cannot be made a folder ({error.strerror}): name another one.")
+        environment.stop(f"--out {out} cannot be made a folder ({error.strerror}): choose another one.")
     photo = given or _default_photo(out)
     try:
         host = comfy_host.resolve(options.comfyui)
@@ -91,7 +91,7 @@ def main() -> int:
             with comfy_host.ComfyServer(host, cpu=not _has_gpu(), arguments=arguments) as server:
                 environment.say(f"ready after {time.monotonic() - began:.0f} s; photo: {photo}")
                 if weights is not None and not _has_gpu():
-                    environment.say("no GPU: each picture takes minutes; --size 256 and --steps 12 are quicker")
+                    environment.say("no GPU: each picture takes minutes; --size 256 and --steps 12 are faster")
                 sheet = draw(server, photo, prompts, seed=options.seed, out=out, graph=graph, footer=footer)
     except WorkflowError as error:
         environment.stop(f"ComfyUI reports: {error}")
@@ -102,11 +102,11 @@ def main() -> int:
 
 
 def graph_for(weights: OwnWeights | None, *, size: int | None = None, steps: int | None = None) -> Workflow:
-    """The shipped workflow, with the user's own weights where there are any.
+    """The shipped workflow, with the user's own weights if given.
 
     Args:
-        weights: or None for the embedded models.
-        size, steps: width and height in px, and sampling steps, where they are not to be the workflow's own.
+        weights: None for the embedded models.
+        size, steps: width and height in px, and sampling steps; None keeps the workflow's.
     """
     name = "pidiff_mini" if weights is None else "pidiff_sd15"
     graph: Workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
@@ -131,11 +131,11 @@ def draw(
 
     Args:
         server: a running ComfyUI that has the weights which the graph names.
-        photo: the person.
-        prompts: what to draw.
-        seed: of the first prompt; the next has the next.
-        out: where to write.
-        graph: what to queue; default the embedded models' workflow.
+        photo: photo of the person.
+        prompts: one picture for each.
+        seed: of the first prompt; it increases by 1 for each prompt.
+        out: the output folder.
+        graph: the workflow to queue; default the embedded models'.
         footer: the models' names, for the contact sheet.
     """
     from PIL import Image, ImageOps
@@ -149,7 +149,7 @@ def draw(
     output_node = _node(workflow, "SaveImage")
     pictures: dict[str, list[Image.Image]] = {"with": [], "without": []}
     person: list[tuple[str, Image.Image]] = []
-    # All with the identity first: ComfyUI keeps what the last workflow used, so the person is read once.
+    # All with the identity first: ComfyUI caches the last workflow's results, so the photo is encoded once.
     for kind, drawn in pictures.items():
         for number, prompt in enumerate(prompts):
             job = with_prompt(workflow, prompt, seed + number)
@@ -186,7 +186,7 @@ def with_prompt(workflow: Workflow, prompt: str, seed: int) -> Workflow:
 
 
 def without_identity(workflow: Workflow) -> Workflow:
-    """A copy whose sampler gets the plain model and that holds only what the picture needs."""
+    """A copy whose sampler gets the plain model, without the nodes that are then unused."""
     job = copy.deepcopy(workflow)
     sampler = job[_node(job, "KSampler")]["inputs"]
     sampler["model"] = job[_node(job, "ApplyIdentityAdapter")]["inputs"]["model"]
@@ -200,7 +200,7 @@ def without_identity(workflow: Workflow) -> Workflow:
 
 
 def _node(workflow: Workflow, class_type: str, *, title: str = "") -> str:
-    """The id of the one node of a type, and of a title that begins so where there are several."""
+    """The id of the only node of this type whose title begins with `title`."""
     (node_id,) = (
         node_id
         for node_id, node in workflow.items()
@@ -220,7 +220,7 @@ def _prompts(prompt: str | None, default: tuple[str, ...]) -> list[str]:
 
 
 def _default_photo(out: Path) -> Path:
-    """NASA's portrait of Eileen Collins, public domain, which scikit-image carries."""
+    """NASA's portrait of Eileen Collins, public domain, from scikit-image."""
     from PIL import Image
     from skimage import data
 

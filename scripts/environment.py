@@ -1,10 +1,10 @@
 """The virtual environment that every script of this checkout runs in.
 
-A script begins with `environment.ensure(__file__)`: where the interpreter is not the environment's own, this makes the
-environment in `.venv` (or in the folder that `PIDIFF_VENV` names), installs `scripts/requirements.txt` with pip from
-whatever index is configured, and runs the script again inside. Only the standard library is used up to that point.
+A script begins with `environment.ensure(__file__)`. If it does not run in the environment, this creates the environment
+in `.venv` (or in the folder that `PIDIFF_VENV` names), installs `scripts/requirements.txt` with pip from the configured
+index, and runs the script again inside. Only the standard library is used up to that point.
 
-The second time costs nothing: a stamp file in the environment holds the hash of what was installed.
+A stamp file in the environment holds the hash of the requirements, so a second run does not install again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "scripts" / "requirements.txt"
-# Their own pins ask for a torch of 2024, which would replace the one above, so they come without their dependencies.
-WITHOUT_DEPENDENCIES = ("facenet-pytorch==2.6.0",)
 SUPPORTED = ((3, 10), (3, 13))
 
 
@@ -43,7 +41,7 @@ def venv_python(venv: Path) -> Path:
 
 
 def ensure(script: str) -> None:
-    """Return inside the finished environment; from outside, set it up and run `script` again in it.
+    """Return if this process runs in the finished environment; otherwise set it up and run `script` again in it.
 
     Args:
         script: the caller's `__file__`.
@@ -54,43 +52,38 @@ def ensure(script: str) -> None:
         return
     set_up(venv)
     command = [str(venv_python(venv)), script, *sys.argv[1:]]
-    if os.name == "nt":  # execv on Windows returns to the shell before the new program has ended
+    if os.name == "nt":  # on Windows execv returns to the shell before the new program has ended
         raise SystemExit(subprocess.run(command).returncode)
     os.execv(command[0], command)
 
 
 def set_up(venv: Path) -> None:
-    """Make `venv` hold what the requirements ask for; nothing is done where the stamp says that it does already."""
+    """Install the requirements into `venv`, unless the stamp shows that this was done."""
     if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
         found, first, last = (".".join(map(str, version)) for version in (sys.version_info[:3], *SUPPORTED))
-        stop(f"this is Python {found}; PIDiff's scripts want {first} to {last}. Start them with such a python.")
+        stop(f"this is Python {found}; PIDiff's scripts need {first} to {last}. Start them with such a Python.")
     wanted = _fingerprint()
     stamp = venv / "pidiff-requirements.sha256"
     if venv_python(venv).exists() and stamp.exists() and stamp.read_text().strip() == wanted:
         return
     began = time.monotonic()
-    say(f"setting up the Python environment in {venv}: once, about 6 GB and some minutes, most of it torch")
+    say(f"setting up the Python environment in {venv}: once, about 6 GB (mostly torch), some minutes")
     pip = _make_venv(venv)
-    say("step 1 of 2: torch, what ComfyUI needs, test and training tools")
     _install(pip, ["-r", str(REQUIREMENTS)])
-    say("step 2 of 2: packages that come without their own dependencies")
-    _install(pip, ["--no-deps", *WITHOUT_DEPENDENCIES])
     stamp.write_text(wanted + "\n")
     say(f"the environment is ready after {time.monotonic() - began:.0f} s")
 
 
 def _fingerprint() -> str:
-    """Hash of everything that decides what is installed."""
+    """Hash of the requirements."""
     lines = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines()]
-    recipe = [*filter(None, lines), *WITHOUT_DEPENDENCIES]
-    return hashlib.sha256("\n".join(recipe).encode()).hexdigest()
+    return hashlib.sha256("\n".join(filter(None, lines)).encode()).hexdigest()
 
 
 def _make_venv(venv: Path) -> list[str]:
-    """Make the environment where it is missing or broken and return the command that starts its pip.
+    """Create the environment if it is missing or broken; returns the command that starts its pip.
 
-    Debian and others ship Python without ensurepip; then any pip of 22.3 or later outside can still fill the
-    environment from there.
+    Debian and others ship Python without ensurepip; a pip of 22.3 or later from outside can then install into it.
     """
     python = str(venv_python(venv))
     if _works([python, "-m", "pip", "--version"]):
@@ -119,7 +112,7 @@ def _works(command: list[str]) -> bool:
 
 
 def _install(pip: list[str], arguments: list[str]) -> None:
-    """Run pip so that its progress is seen; the lines that only say that something is there already are left out."""
+    """Run pip and print its progress, without the lines about satisfied requirements."""
     command = [*pip, "install", "--disable-pip-version-check", "--no-warn-script-location", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", bufsize=1)
     assert process.stdout is not None
@@ -128,8 +121,8 @@ def _install(pip: list[str], arguments: list[str]) -> None:
             print("   ", line.rstrip()[:150], flush=True)
     if process.wait() != 0:
         stop(
-            "pip could not install the packages; its message is above. Where it is about the network, check that a "
-            "package index can be reached (`pip config list`), then run the same command again: it goes on from here."
+            "pip could not install the packages; its message is above. If it is a network error, check that a package "
+            "index can be reached (`pip config list`), then run the same command again: it continues from here."
         )
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Pack:
-    """The checkout, loaded as ComfyUI loads a custom node: a package found by path, nothing on sys.path."""
+    """The pack, loaded as ComfyUI loads a custom node: a package found by path, without sys.path."""
 
     module: ModuleType
 
@@ -28,10 +28,12 @@ class Pack:
         return importlib.import_module(f"{self.module.__name__}.{name}")
 
 
-def load_pack() -> Pack:
-    """Load the checkout; call `import_comfy` first where nodes are wanted."""
+def load_pack(folder: Path = ROOT) -> Pack:
+    """Load the pack in `folder`, by default the checkout; call `import_comfy` first to use its nodes."""
     name = "pidiff_pack"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -46,8 +48,8 @@ def import_comfy(version: str, base: Path, *, cpu: bool = True) -> Path:
     already = sys.modules.get("nodes")
     assert already is None, f"something imported {already} as `nodes` before ComfyUI could"
     sys.path.insert(0, str(tree))
-    # ComfyUI parses sys.argv only when its own main.py asks for it; what it reads instead is set here, before
-    # model_management picks a device and folder_paths its folders.
+    # ComfyUI parses sys.argv only in its own main.py. Set its options here, before model_management picks a device and
+    # folder_paths its folders.
     from comfy.cli_args import args
 
     args.cpu = cpu

@@ -1,4 +1,4 @@
-"""Write locales/en/nodeDefs.json: what translators start from, read off the nodes as ComfyUI describes them."""
+"""Write locales/en/nodeDefs.json, the text for translators, from ComfyUI's description of the nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TARGET = ROOT / "locales" / "en" / "nodeDefs.json"
 
 
 def node_texts(info: dict[str, Any]) -> dict[str, Any]:
-    """Everything of one entry of /object_info that a user reads."""
+    """The texts of one entry of /object_info."""
     inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     tooltips = info.get("output_tooltips") or [""] * len(info["output"])
     return {

@@ -1,11 +1,12 @@
-"""Draw web/images/presets.jpg: what each preset of ApplyIdentityAdapter does to the same pictures.
+"""Draw web/images/presets.jpg: the same pictures with each preset of ApplyIdentityAdapter.
 
-Held-out drawn people and the embedded model, in a real ComfyUI in this process: one row a person, one column the
-reference, one without the identity, then one a preset; the noise is the same in every column.
+Held-out drawn people and the embedded model, in a real ComfyUI in this process: one row per person; columns: the
+reference, without the identity, then one per preset. The noise is the same in every column.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ TILE_PX, HEADER_PX, GAP_PX = 150, 34, 6
 
 def main() -> int:
     environment.ensure(__file__)
+    sys.path.append(str(ROOT))  # at the end: in front, nodes/ would hide ComfyUI's nodes.py
     with tempfile.TemporaryDirectory() as folder:
         columns = draw(Path(folder))
     write_grid(columns, TARGET)
@@ -33,20 +35,23 @@ def draw(folder: Path) -> dict[str, list]:
     """Heading -> a picture (H, W, 3) in [0, 1] for each person."""
     import torch
 
-    import bench_mini
     import comfy_host
     import in_process
+    from benchmarks import mini
+    from drawn_world.data import World
 
-    in_process.import_comfy(comfy_host.NEWEST, folder)
+    in_process.import_comfy(comfy_host.DEFAULT, folder)
     pack = in_process.load_pack()
     import nodes as host_nodes
 
     encode = pack.load("nodes.encode").EncodeIdentity
     apply = pack.load("nodes.apply").ApplyIdentityAdapter
     model, clip, vae, pidiff_model = pack.load("nodes.load_mini").LoadMini.execute().result
-    scenes = bench_mini.SCENES
-    world = pack.load("pidiff_core.mini.data").World(seed=bench_mini.HELD_OUT_SEED, people=20, scenes=scenes)
-    references = torch.stack([bench_mini.drawn(pack, world, person * scenes) for person in PEOPLE])
+    scenes = mini.SCENES
+    world = World(seed=mini.HELD_OUT_SEED, people=20, scenes=scenes)
+    references = torch.stack(
+        [mini.drawn(world.person(person), world.scene(person * scenes, medium="photo"))[0] for person in PEOPLE]
+    )
     wplus = encode.execute(pidiff_model, references, detector="model", face_index=0, on_no_face="error").result[0]
     conditions = [host_nodes.CLIPTextEncode().encode(clip, text)[0] for text in (PROMPT, "")]
     latent = {"samples": torch.zeros(len(PEOPLE), 4, 16, 16)}
@@ -57,13 +62,15 @@ def draw(folder: Path) -> dict[str, list]:
 
     columns = {"the person": list(references), "without": sample(model)}
     for preset in pack.load("pidiff_core.adapter.presets").PRESETS:
+        if preset == "few steps":  # for CFG 1, which mini is not made for
+            continue
         applied = apply.execute(model=model, pidiff_model=pidiff_model, wplus=wplus, preset=preset).result[0]
         columns[preset] = sample(applied)
     return columns
 
 
 def write_grid(columns: dict[str, list], path: Path) -> None:
-    """One JPEG: headings, then one row a person."""
+    """One JPEG: headings, then one row per person."""
     from PIL import Image, ImageDraw, ImageFont
 
     import contact_sheet

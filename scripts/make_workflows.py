@@ -1,29 +1,32 @@
-"""Write the graph format of every workflow in workflows/api/: what the browser opens, made from what the queue takes.
+"""Write the graph format (for the browser) of every workflow in workflows/api/ (the queue's format).
 
-Positions, sizes, groups and notes are tables in workflow_layouts.py; slots and widgets are read off a running ComfyUI.
-A new input of a node needs nothing but another run of `python scripts/make_workflows.py`: the queue's format gets its
-default, too.
+Positions, sizes and groups are tables in workflow_layouts.py, notes are in workflow_notes/; slots and widgets come from
+a running ComfyUI.
+After a new input of a node, run `python scripts/make_workflows.py` again: the queue's format gets its default, too.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import environment
-from workflow_layouts import LAYOUTS, Box, Layout
+from workflow_layouts import LAYOUTS, MODEL_FILES, Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 API_DIR = ROOT / "workflows" / "api"
+NOTES = ROOT / "scripts" / "workflow_notes"
 
 NOTE_ID = 90
+MUTED = 2
 
 
-def with_defaults(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(workflow: Mapping[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
     """The same API-format workflow with every widget written out, as the front end queues it."""
-    completed = copy.deepcopy(workflow)
+    completed = copy.deepcopy(dict(workflow))
     for node in completed.values():
         info = object_info[node["class_type"]]
         for name in [*info["input"].get("required", {}), *info["input"].get("optional", {})]:
@@ -33,12 +36,15 @@ def with_defaults(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict
     return completed
 
 
-def graph_from_api(workflow: dict[str, Any], object_info: dict[str, Any], *, layout: Layout) -> dict[str, Any]:
-    """The graph format (version 0.4) of an API-format workflow."""
+def graph_from_api(
+    workflow: dict[str, Any], object_info: dict[str, Any], *, layout: Layout, note: str
+) -> dict[str, Any]:
+    """The graph format (version 0.4) of an API-format workflow; note is Markdown."""
+    workflow = {**workflow, **with_defaults(layout.muted, object_info)}
     links: list[list[Any]] = []
     nodes: dict[str, dict[str, Any]] = {}
     for order, (node_id, node) in enumerate(sorted(workflow.items(), key=lambda item: int(item[0]))):
-        nodes[node_id] = _node(node_id, node, object_info[node["class_type"]], order, layout.places[node_id])
+        nodes[node_id] = _node(node_id, node, object_info[node["class_type"]], order, layout)
     for node_id, node in nodes.items():
         given = workflow[node_id]["inputs"]
         for slot, entry in enumerate(node["inputs"]):
@@ -50,10 +56,16 @@ def graph_from_api(workflow: dict[str, Any], object_info: dict[str, Any], *, lay
             links.append([link_id, int(source_id), source_slot, int(node_id), slot, output["type"]])
             entry["link"] = link_id
             output["links"].append(link_id)
+    for node_id, node in nodes.items():
+        # Newer hosts hand the pictures of output nodes on; a graph for all hosts has no slot for that.
+        if object_info[workflow[node_id]["class_type"]]["output_node"] and not any(
+            output["links"] for output in node["outputs"]
+        ):
+            node["outputs"] = []
     x, y, width, height = layout.note_place
     note_node = {
         "id": NOTE_ID, "type": "MarkdownNote", "pos": [x, y], "size": [width, height], "flags": {}, "order": 0,
-        "mode": 0, "inputs": [], "outputs": [], "title": "Read me", "properties": {}, "widgets_values": [layout.note],
+        "mode": 0, "inputs": [], "outputs": [], "title": "Read me", "properties": {}, "widgets_values": [note],
     }  # fmt: skip
     groups = [
         {"id": number, "title": title, "bounding": list(bounds), "color": colour, "font_size": 24, "flags": {}}
@@ -65,7 +77,12 @@ def graph_from_api(workflow: dict[str, Any], object_info: dict[str, Any], *, lay
     }  # fmt: skip
 
 
-def _node(node_id: str, node: dict[str, Any], info: dict[str, Any], order: int, place: Box) -> dict[str, Any]:
+def note_of(name: str) -> str:
+    """The note of a shipped workflow, as Markdown."""
+    return (NOTES / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _node(node_id: str, node: dict[str, Any], info: dict[str, Any], order: int, layout: Layout) -> dict[str, Any]:
     """One node without its links: connection slots, then the values of its widgets in the order of its schema."""
     slots: list[dict[str, Any]] = []
     values: list[Any] = []
@@ -79,16 +96,27 @@ def _node(node_id: str, node: dict[str, Any], info: dict[str, Any], order: int, 
             values.append("fixed")
         if options.get("image_upload"):
             values.append("image")
-    x, y, width, height = place
+    x, y, width, height = layout.places[node_id]
     return {
         "id": int(node_id), "type": node["class_type"], "pos": [x, y], "size": [width, height], "flags": {},
-        "order": order, "mode": 0, "inputs": slots,
+        "order": order, "mode": MUTED if node_id in layout.muted else 0, "inputs": slots,
         "outputs": [
             {"name": name, "type": kind, "links": []} for name, kind in zip(info["output_name"], info["output"])
         ],
-        "title": node["_meta"]["title"], "properties": {"Node name for S&R": node["class_type"]},
+        "title": node["_meta"]["title"],
+        "properties": {"Node name for S&R": node["class_type"], **_missing_models(values)},
         "widgets_values": values,
     }  # fmt: skip
+
+
+def _missing_models(values: list[Any]) -> dict[str, Any]:
+    """The property with which the front end offers to download a missing model file."""
+    files = [
+        {"name": name, "url": MODEL_FILES[name][0], "directory": MODEL_FILES[name][1]}
+        for name in values
+        if isinstance(name, str) and name in MODEL_FILES
+    ]
+    return {"models": files} if files else {}
 
 
 def _declaration(info: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
@@ -114,7 +142,7 @@ def main() -> int:
     for path in sorted(API_DIR.glob("*.json")):
         workflow = with_defaults(json.loads(path.read_text()), object_info)
         path.write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n")
-        graph = graph_from_api(workflow, object_info, layout=LAYOUTS[path.stem])
+        graph = graph_from_api(workflow, object_info, layout=LAYOUTS[path.stem], note=note_of(path.stem))
         target = API_DIR.parent / path.name
         target.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n")
         environment.say(f"{target}")

@@ -1,4 +1,4 @@
-"""The user's own weights for Stable Diffusion 1.5, wherever they lie, in the shipped workflow. Nothing is copied."""
+"""The user's own weights for Stable Diffusion 1.5 in the shipped workflow, without copying the files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OwnWeights:
 
     @classmethod
     def from_options(cls, **given: Path | None) -> OwnWeights | None:
-        """What the command line says; None where it names none of them. Ends the script where something is wrong."""
+        """The files of the command line; None if no file is given. Ends the script if an option is wrong."""
         named = {name: path for name, path in given.items() if path is not None}
         if not named:
             return None
@@ -34,13 +34,11 @@ class OwnWeights:
             environment.stop(
                 f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing: your own weights need all of "
                 "--checkpoint (Stable Diffusion 1.5), --adapter (wplus_adapter.bin or a PIDiff adapter) and --encoder "
-                "(e4e_ffhq_encode.pt). Without any of them the embedded model draws."
+                "(e4e_ffhq_encode.pt). Without these options the embedded model is used."
             )
         for name, path in named.items():
             if not path.expanduser().is_file():
-                environment.stop(
-                    f"there is no file {path}, which --{name} names; web/docs/LoadPIDiff.md has the links."
-                )
+                environment.stop(f"file not found: {path}, given as --{name}; web/docs/LoadPIDiff.md has the links.")
         weights = cls(**{name: path.expanduser().absolute() for name, path in named.items()})
         for paths in weights._kinds().values():
             for path in paths:
@@ -48,7 +46,7 @@ class OwnWeights:
         return weights
 
     def arguments(self, folder: Path) -> tuple[str, ...]:
-        """ComfyUI's options that make the files known to it; `folder` gets the yaml that they name."""
+        """Options for ComfyUI that add the files' folders; writes a yaml file to `folder`."""
         lines = ["own_weights:"]
         for key, paths in self._kinds().items():
             lines += [f"    {key}: |", *(f"        {parent}" for parent in dict.fromkeys(_parents(paths)))]
@@ -57,7 +55,7 @@ class OwnWeights:
         return ("--extra-model-paths-config", str(config))
 
     def into(self, workflow: Workflow) -> Workflow:
-        """The workflow with these files chosen in its two loaders."""
+        """The workflow with these files in its two loaders."""
         job = json.loads(json.dumps(workflow))
         for node in job.values():
             if node["class_type"] == "CheckpointLoaderSimple":
@@ -75,14 +73,14 @@ class OwnWeights:
 
 
 def _stop_where_another_is_found_first(path: Path, folders: list[Path]) -> None:
-    """ComfyUI is told folders and a name: the first of the folders that has a file of that name gives it."""
+    """Stop if ComfyUI, which gets folders and a file name, would find another file of this name first."""
     found = next(folder / path.name for folder in folders if (folder / path.name).exists())
     if not found.samefile(path):
-        environment.stop(f"{found} would be found before {path}, which has the same name: rename one of them.")
+        environment.stop(f"{found} would be found before {path}, because both have the same name: rename one of them.")
 
 
 def _parents(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """The folders of the files, and those of what links among them lead to: a download cache is full of links."""
+    """The folders of the files and of their link targets: files of a download cache are links."""
     for path in paths:
         yield path.parent
         yield path.resolve().parent

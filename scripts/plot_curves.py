@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def panel(stage: str, rows: list[tuple[int, float]], *, column: int, row: int) -> str:
-    """One stage's loss over its steps, its range written at the corners."""
+    """One stage's loss over its steps, with the range at the corners."""
     left, top = MARGIN + column * (WIDTH + MARGIN), MARGIN + row * (HEIGHT + 2 * MARGIN)
     steps, losses = zip(*rows)
     low, high = min(losses), max(losses)

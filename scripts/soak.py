@@ -1,11 +1,11 @@
-"""A long run of a real ComfyUI: does it keep its memory, and draw the same picture at its end as at its beginning?
+"""A long run of a real ComfyUI: checks that memory is flat and that the last picture equals the first.
 
     python scripts/soak.py [--jobs 200] [--steps 4] [--photo P ...] [--comfyui PATH]
 
-Queues the shipped mini workflow again and again, with people, picture sizes, strengths and seeds going round, and looks
-at the server's resident memory after every job. The last job repeats the first. The memory is flat when the median of
-the last tenth of the jobs is within 2 % of the median of the first tenth after a warm-up (a quarter of the jobs).
-The last line is one JSON object; the exit status is 1 where memory or picture have changed.
+Queues the shipped mini workflow many times with changing people, picture sizes, strengths and seeds, and reads the
+server's resident memory after every job. The last job repeats the first. Memory is flat if the median of the last tenth
+of the jobs is within 2 % of the median of the first tenth after a warm-up (a quarter of the jobs). The last line is one
+JSON object; the exit status is 1 if memory or picture have changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = ROOT / "workflows" / "api" / "pidiff_mini.json"
 SIZES_PX = ((128, 128), (192, 128), (128, 192))  # latents of 16x16, 24x16, 16x24
 STRENGTHS = (1.0, 0.6, 0.0, 1.4)
-GROWTH = 0.02  # of the resident memory, either way
+GROWTH = 0.02  # of the resident memory, up or down
 
 
 def main() -> int:
@@ -43,7 +43,9 @@ def main() -> int:
     parser.add_argument("--comfyui", type=Path, help="your own ComfyUI (or COMFYUI_PATH); default: a prepared one")
     options = parser.parse_args()
     if options.jobs < 20:
-        parser.error(f"--jobs is {options.jobs}: a tenth of the jobs must be at least two")
+        parser.error(
+            f"--jobs is {options.jobs}: it must be at least 20, because a tenth of the jobs must be two or more"
+        )
     import comfy_host
 
     pictures = [path.read_bytes() for path in options.photo] if options.photo else portraits()
@@ -72,7 +74,7 @@ def soak(server: ComfyServer, pictures: list[bytes], *, jobs: int, steps: int, s
         if say is not None and (job + 1) % max(jobs // 10, 1) == 0:
             say(f"{job + 1} jobs, {time.monotonic() - began:.0f} s, {resident[-1] / 1e6:.0f} MB resident")
     sampler = next(node_id for node_id, node in workflow.items() if node["class_type"] == "KSampler")
-    assert sampler in result.executed, "the last job came out of ComfyUI's cache"
+    assert sampler in result.executed, "the last job was answered from ComfyUI's cache"
     tenth, warm = jobs // 10, jobs // 4
     start, end = (statistics.median(part) for part in (resident[warm : warm + tenth], resident[-tenth:]))
     return {
@@ -87,7 +89,7 @@ def soak(server: ComfyServer, pictures: list[bytes], *, jobs: int, steps: int, s
 
 
 def job_of(workflow: Workflow, number: int, *, names: list[str], steps: int) -> Workflow:
-    """The workflow of job `number`: the person changes with every job, size and strength with periods of their own."""
+    """The workflow of job `number`: the person changes with every job, size and strength less often."""
     job = copy.deepcopy(workflow)
 
     def inputs(kind: str) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def job_of(workflow: Workflow, number: int, *, names: list[str], steps: int) -> 
 
 
 def drawn(server: ComfyServer, result: Result) -> np.ndarray:
-    """The saved picture's pixels (H, W, 3), without the file's notes."""
+    """The saved picture's pixels (H, W, 3), without the file's metadata."""
     import numpy as np
     from PIL import Image
 

@@ -1,7 +1,7 @@
 """Run every test: `python scripts/test.py [pytest arguments]`.
 
-Sets up the environment, both ComfyUI versions and a Chromium for the browser tests (where there is none and none can be
-installed, those tests are skipped and say so), then hands over to pytest.
+Sets up the environment, the ComfyUI versions and a Chromium for the browser tests, then starts pytest: in two processes
+where there are two cores or more. Without a Chromium the browser tests are skipped.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ def main() -> int:
         environment.say(f"ComfyUI {version}: {comfy_host.prepare(version).tree}")
     browser = find_browser() or install_browser()
     environment.say(f"Chromium: {browser or 'none found, the browser tests will be skipped'}")
-    threads = str(min(4, os.cpu_count() or 1))
-    environ = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    return subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, env=environ).returncode
+    cores = os.cpu_count() or 1
+    processes = min(2, cores)
+    environ = {"OMP_NUM_THREADS": str(min(4, cores // processes)), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    # A process that ended is not started again: what ended it is a fault to be seen.
+    spread = ["-n", str(processes), "--dist", "loadgroup", "--no-loadscope-reorder", "--max-worker-restart", "0"]
+    arguments = [*(spread if processes > 1 else []), *sys.argv[1:]]
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, env=environ).returncode
 
 
 if __name__ == "__main__":

@@ -17,16 +17,16 @@ import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Optimiser steps of the shipped bundle's stages; `--scale` multiplies them all.
+# Optimiser steps of the stages, after those of the parts in drawn_world/parts; `--scale` multiplies them all.
 STEPS = {
     "autoencoder": 3000,
-    "base": 3000,
-    "generator": 700,
-    "encoder": 1400,
+    "base": 16000,
+    "generator": 3000,
+    "encoder": 3000,
     "detector": 700,
     "judge": 900,
-    "extract": 300,
-    "localise": 680,
+    "extract": 1500,
+    "localise": 3800,
 }
 
 
@@ -40,6 +40,9 @@ def main() -> int:
         default=None,
         help="where the bundle goes (default: into the pack; of a trial: DIR/bundle)",
     )
+    parser.add_argument(
+        "--from-nothing", action="store_true", help="do not continue from the trained parts in drawn_world/parts"
+    )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every stage's steps, to try the recipe")
     parser.add_argument("--no-compile", action="store_true", help="do without torch.compile (no C++ compiler needed)")
@@ -49,7 +52,8 @@ def main() -> int:
     sys.path.append(str(ROOT))
     import torch
 
-    from pidiff_core.mini import bundle, recipe
+    from drawn_world import parts, recipe
+    from pidiff_core.mini import bundle
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -69,6 +73,7 @@ def main() -> int:
         notes=notes,
         people=options.people,
         compiled=not options.no_compile,
+        parts=None if options.from_nothing else parts.PARTS,
         say=environment.say,
     )
     return 0

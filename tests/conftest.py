@@ -23,9 +23,9 @@ from in_process import Pack, import_comfy, load_pack  # noqa: E402
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--comfy-version",
-        default=comfy_host.NEWEST,
+        default=comfy_host.DEFAULT,
         choices=sorted(comfy_host.RELEASES),
-        help="the ComfyUI that the `comfy` fixture imports (the servers of tests/host run all versions)",
+        help="the ComfyUI that the `comfy` fixture imports (the servers of tests/host do not depend on it)",
     )
 
 
@@ -70,7 +70,11 @@ def comfy(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory)
     return InProcessComfy(tree, version, base)
 
 
-@pytest.fixture(scope="session", params=sorted(comfy_host.RELEASES, reverse=True))
+# Every test of a server runs with each of these; with the older ones it counts as slow.
+HOSTS = [comfy_host.DEFAULT, *(pytest.param(version, marks=pytest.mark.slow) for version in comfy_host.TESTED[1:])]
+
+
+@pytest.fixture(scope="session", params=HOSTS)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[comfy_host.ComfyServer]:
@@ -92,8 +96,12 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The markers that follow from the fixtures a test uses."""
+    """The markers that follow from the fixtures a test uses, and which tests stay in one process.
+
+    In one process run the tests of one server, and else those of one file. What takes longest comes first.
+    """
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
         if "server" in names:
@@ -102,6 +110,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.comfy)
         if "page" in names:
             item.add_marker(pytest.mark.browser)
+    groups = {item: _group(item) for item in items}
+    long = {groups[item] for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not groups[item].startswith("server"), groups[item] not in long))
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item: pytest.Item) -> str:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return f"server {parameters['server']}" if "server" in parameters else item.path.relative_to(ROOT).as_posix()
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may reach for a hub

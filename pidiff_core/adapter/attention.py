@@ -1,11 +1,21 @@
-"""The identity branch at one site: the readable twin of the folded path, and the form that trains.
+"""The identity branch at one cross-attention of the UNet: the method, in the form that trains.
 
-    A_text = Attn(Q, K_text, V_text)                       what the host computes anyway
-    A_id   = Attn(Q_id, [K_null ; K_id], [0 ; V_id])       here
-    out    = A_text + strength * M * A_id                  then the host's to_out
+Stable Diffusion's UNet reads the prompt in its cross-attentions: queries Q come from the pixels of a feature map, keys
+and values from the text. At each of them (a "site") PIDiff adds a second attention, from the same pixels to the tokens
+of an identity (W+ codes, projected to the UNet's context width in adapter.py; one token for each style):
 
-A pixel that attends to the null key takes "no identity here": its value is zero, so the branch fades out on its own.
-1 - p(null) is the localisation map.
+    A_text = Attn(Q, K_text, V_text)                       computed by the UNet itself
+    A_id   = Attn(Q_id, [K_null ; K_id], [0 ; V_id])       computed here
+    out    = A_text + strength * M * A_id                  goes on into the site's to_out
+
+K_id and V_id are projections of the tokens. Q_id is the site's own query Q, or, in W+ Adapter's format, a projection of
+A_text. M is the user's mask, or 1.
+
+The null key is one more learned key, whose value is zero: a pixel that attends to it takes nothing from the identity,
+so the branch fades out outside of the person without a mask. 1 - p(null) is the localisation map, which training
+supervises with face masks.
+
+While sampling, the same is computed in fewer operations: folding.py.
 """
 
 from __future__ import annotations

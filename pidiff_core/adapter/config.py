@@ -6,9 +6,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import PIDiffError
-from ..wplus import levels
+from ..wplus.codes import levels
 from .sites import Site, SiteSpec
 
+FAMILIES = {
+    "sd15": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "Stable Diffusion XL",
+    "mini": "the embedded mini model",
+}
 FORMATS = ("pidiff", "wplus-adapter")
 QUERIES = ("host", "text")
 SHARINGS = ("style", "level")
@@ -20,7 +26,7 @@ class AdapterConfig:
     """Everything that decides the adapter's shapes and arithmetic.
 
     Raises:
-        PIDiffError: a value is outside what is listed here.
+        PIDiffError: a value outside the ranges given here.
     """
 
     sites: tuple[SiteSpec, ...]
@@ -34,13 +40,15 @@ class AdapterConfig:
     token_width: int = 768
     """W, the width of a token: the UNet's context width."""
     query: str = "host"
-    """Q_id: "host" = the site's own query; "text" = a projection of the text output (W+ Adapter's way)."""
+    """Q_id: "host" = the site's own query; "text" = a projection of the text output, as in W+ Adapter."""
     sharing: str = "style"
-    """Who shares the projection's weights: "style" = nobody, one set a style; "level" = one set a level."""
+    """Sharing of the projection's weights: "style" = one set per style; "level" = one set per level."""
     hidden: int = 0
     """Width of a hidden layer in the per-style projection; 0 = one linear layer."""
     mixer_layers: int = 0
     """Layers that mix the tokens of all styles (MLP-mixer) before they leave the projection; 0 = none."""
+    family: str = ""
+    """The base models it was trained for, a key of `FAMILIES`; "" = not recorded."""
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -69,7 +77,7 @@ class AdapterConfig:
         if max(self.num_styles, self.mixer_layers) > _LARGEST:
             raise PIDiffError(
                 f"The adapter has {self.num_styles} styles and {self.mixer_layers} mixer layers, expected at most "
-                f"{_LARGEST} of each: this is no adapter's configuration."
+                f"{_LARGEST} of each. The file is not a PIDiff adapter."
             )
 
     @property
@@ -84,13 +92,13 @@ class AdapterConfig:
             return levels(self.num_styles)
         return {"coarse": slice(0, 1), "medium": slice(1, 2), "fine": slice(2, 4)}
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers for the checkpoint's metadata."""
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, for the checkpoint's metadata."""
         return asdict(self) | {"sites": [list(spec) for spec in self.sites]}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> AdapterConfig:
-        """Read what `to_json` wrote.
+    def from_dict(cls, values: dict[str, Any]) -> AdapterConfig:
+        """Read what `to_dict` gave.
 
         Raises:
             PIDiffError: a field is missing or unknown.

@@ -1,33 +1,46 @@
 """The identity branch with everything constant multiplied out: what runs while sampling.
 
-Tokens do not change during sampling, so keys and values are computed once, when the node runs:
+The tokens of an identity do not change while a picture is sampled. So whatever depends on them alone is computed once,
+when the Apply node runs, and a step computes only what depends on the pixels. For one site (symbols as in attention.py,
+d = width of a head, A = A_text, W_q,h = the rows of W_q that belong to head h):
 
-- K_id and V_id, with 1/sqrt(d) folded into the keys and the strengths of levels and node folded into the values.
-- With Q_id = W_q A_text (query "text"), per head h: (A W_q,h^T) K_h^T = A (K_h W_q,h)^T. The projection moves from
-  every pixel into the few keys: K'_h = K_h W_q,h.
-- Tokens that are all the same, without a null key, attend to a constant: it is added, never attended, and where nothing
-  else happens to the text's attention it is added to the text's values. That is W+ Adapter's unconditional half, whose
-  zero code gives four identical tokens.
+1. Keys and values. K_id and V_id are products of the tokens with weights: computed once. 1/sqrt(d) goes into the keys,
+   all strengths go into the values.
+2. The query of W+ Adapter (query "text") is a projection of the text's output, Q_id = A W_q^T. In each head
+   Q_id,h K_h^T = A W_q,h^T K_h^T = A (K_h W_q,h)^T, so W_q moves from every pixel into the few keys:
+   K'_h = K_h W_q,h. In a step, nothing is left of the C x C projection.
+3. Identical tokens without a null key. The softmax over equal scores is uniform, so the attention returns the mean
+   value whatever the query is. The site becomes one vector (a "constant"), and a step adds it. This is W+ Adapter's
+   unconditional half, whose all-zero code becomes four identical tokens.
 
-`SiteBranch` in attention.py is the readable twin; the tests hold the two together.
+A step then does two small matrix products and a softmax at each site:
+
+    attend         scores = K' (h, t, d) x queries (h, d, pixels), softmax over the t tokens
+    add_attended   out += M * (attention x V)
+
+What stays on the device are K' and V: under 2 MB for all sites of Stable Diffusion 1.5. No adapter weight is needed
+while sampling. `SiteBranch` in attention.py is the readable twin; the tests compare the two.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from ..errors import PIDiffError
-from ..products import linear
 from ..shapes import check_shape
+from ..wplus.codes import WPlus
 from .adapter import IdentityAdapter
 from .attention import SiteBranch
+from .presets import Strengths
+
+Folded = Mapping[str, "FoldedSite"]  # by site name
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +53,7 @@ class FoldedSite:
         keys: "host": (I, h, t, d); "text": (I, h * t, C); t = tokens, and one more with a null key.
             None for a constant.
         values: (I, h, n, d), strengths included; (I, C) for a constant.
-        score_dtype: the type of keys and scores, where they need another one than the values.
+        score_dtype: data type of keys and scores, if it differs from the values'.
     """
 
     query: str
@@ -68,24 +81,38 @@ class FoldedSite:
         return sum(x.numel() * x.element_size() for x in (self.keys, self.values) if x is not None)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> FoldedSite:
-        """The same on another device, its values in another type."""
+        """The same site on another device, its values in another data type."""
         keys = None if self.keys is None else self.keys.to(device, self.score_dtype or dtype)
         return replace(self, keys=keys, values=self.values.to(device, dtype))
 
 
-def level_strengths(adapter: IdentityAdapter, strengths: Mapping[str, float]) -> Tensor:
-    """One factor a token (n) from one a level; levels that are not named keep 1.
+# Once per identity: codes -> folded sites.
 
-    Raises:
-        PIDiffError: a level that does not exist.
+
+def fold_identities(adapter: IdentityAdapter, wplus: WPlus, *, strengths: Strengths) -> tuple[Folded, Folded]:
+    """Fold W+ codes into the adapter's sites.
+
+    Args:
+        adapter: the adapter.
+        wplus: I identities; those that are not `present` add nothing.
+        strengths: from `presets.combine`.
+
+    Returns:
+        What the conditional and what the unconditional half of guidance gets, by site name. Sites that add nothing are
+        left out; the unconditional half is empty unless `strengths.uncond_average` is set.
     """
-    levels = adapter.config.token_levels
-    if unknown := sorted(set(strengths) - set(levels)):
-        raise PIDiffError(f"There is no level {', '.join(unknown)}: the levels are {', '.join(levels)}.")
-    factors = torch.ones(adapter.config.num_tokens)
-    for level, strength in strengths.items():
-        factors[levels[level]] = strength
-    return factors
+    # Nodes run in inference mode. A tensor made in it can never take part in a gradient, and guidance may need one.
+    with torch.inference_mode(False), torch.no_grad():
+        present = torch.tensor(wplus.present, dtype=torch.float32)
+        factors = torch.outer(present, strengths.tokens)
+        cond = fold(adapter, adapter.tokens(wplus), strengths=factors, sites=strengths.sites)
+        if not strengths.uncond_average:
+            return cond, {}
+        zero = adapter.zero_tokens()
+        if present.all():
+            return cond, fold(adapter, zero, strengths=factors[:1], sites=strengths.sites)
+        zero = zero.expand(len(wplus), -1, -1)
+        return cond, fold(adapter, zero, strengths=factors, sites=strengths.sites)
 
 
 @torch.no_grad()
@@ -96,13 +123,13 @@ def fold(
     strengths: Tensor | float = 1.0,
     sites: Mapping[str, float] | None = None,
 ) -> dict[str, FoldedSite]:
-    """Fold identities into every site of the adapter.
+    """Fold tokens into every site of the adapter.
 
     Args:
-        adapter: the adapter; computed where its weights are, in fp32.
+        adapter: the adapter; computed on its weights' device, in fp32.
         tokens: the identities' tokens (I, n, W).
         strengths: factor of the values: one for all, one a token (n), or one a token of each identity (I, n).
-        sites: a further factor for each site by name; 1 where absent.
+        sites: a further factor for each site by name; 1 if absent.
 
     Returns:
         Site name -> folded site, in fp32. Sites that add nothing are left out.
@@ -136,6 +163,9 @@ def _fold_site(branch: SiteBranch, tokens: Tensor, factors: Tensor) -> FoldedSit
     )
 
 
+# Once per site and step.
+
+
 class Attended(NamedTuple):
     """How the pixels of some rows attend to one identity: the step before its values are added.
 
@@ -150,29 +180,33 @@ class Attended(NamedTuple):
     identity: int
 
 
-def attend(site: FoldedSite, *, host_query: Tensor, text_output: Tensor) -> list[Attended]:
-    """Let every pixel attend to its identity. Row i of the batch gets identity i modulo I.
+def attend(
+    site: FoldedSite, *, host_query: Tensor, text_output: Tensor, pictures: Sequence[int] | None = None
+) -> list[Attended]:
+    """Let every pixel attend to its identity. Picture i gets identity i modulo I.
 
     Args:
-        site: on the device of the queries, its values in their type.
+        site: on the device of the queries, its values in their data type.
         host_query: Q of the site (B, N, C), heads merged.
         text_output: A_text (B, N, C), heads merged.
+        pictures: which picture each row of the batch belongs to; None: row i is picture i.
     """
     source = host_query if site.query == "host" else text_output
     batch, identities = source.shape[0], len(site)
     if identities == 1:  # one identity for all: one product over the pixels of all rows
         return [Attended(slice(0, batch), _probabilities(site, source, 0), 0)]
-    spans = [slice(row, row + 1) for row in range(batch)]
-    return [
-        Attended(rows, _probabilities(site, source[rows], rows.start % identities), rows.start % identities)
-        for rows in spans
-    ]
+    attended = []
+    for row in range(batch):
+        identity = (row if pictures is None else pictures[row]) % identities
+        rows = slice(row, row + 1)
+        attended.append(Attended(rows, _probabilities(site, source[rows], identity), identity))
+    return attended
 
 
-# From here on views by hand, where `rearrange` stands elsewhere: between two large operations, with the caches full of
-# other things, each of its patterns takes 10 to 20 us, at every site of every step.
+# From here on views are written by hand instead of with `rearrange`: it takes 10 to 20 us a pattern between two large
+# operations, at every site of every step.
 def _probabilities(site: FoldedSite, source: Tensor, identity: int) -> Tensor | None:
-    """(h, t, B * N): softmax over the tokens. It runs with the pixels last: along few tokens it is slow on CPUs."""
+    """(h, t, B * N): softmax over the tokens. The pixels are the last dimension, as in attention.py."""
     if site.keys is None:
         return None
     keys = site.keys[identity]
@@ -182,8 +216,8 @@ def _probabilities(site: FoldedSite, source: Tensor, identity: int) -> Tensor | 
     if site.query == "host":
         scores = torch.bmm(keys, source.reshape(-1, heads, width).permute(1, 2, 0))  # b n (h d) -> h d (b n)
     else:
-        # Pixels times keys: the other way round, MKL's two threads take a quarter longer for the same product.
-        scores = linear(source.reshape(-1, source.shape[-1]), keys).t()
+        # Pixels times keys: the transposed product takes a quarter longer in MKL with two threads.
+        scores = F.linear(source.reshape(-1, source.shape[-1]), keys).t()
         scores = scores.view(heads, -1, scores.shape[-1])  # (h t) pixels -> h t pixels
     attention = scores.softmax(dim=1)
     return attention if attention.dtype == site.values.dtype else attention.to(site.values.dtype)
@@ -193,7 +227,7 @@ def add_attended(out: Tensor, site: FoldedSite, *, attended: list[Attended], mas
     """Add the identities' values to `out` (B, N, C) in place.
 
     Args:
-        out: contiguous; what `to_out` will take.
+        out: contiguous, and the caller's own; what `to_out` will take.
         site: the site that `attended` came from.
         attended: from `attend`.
         mask: M (1 or B, N), or None for one everywhere.
@@ -216,20 +250,6 @@ def add_attended(out: Tensor, site: FoldedSite, *, attended: list[Attended], mas
         heads, _, width = values.shape
         target = out[step.rows].view(-1, heads, width).transpose(0, 1)  # b n (h d) -> h (b n) d
         target.baddbmm_(attention.transpose(1, 2), values)
-
-
-def add_constant(values: Tensor, site: FoldedSite) -> None:
-    """Add a constant to the text's values (B, L, C) in place: the weights of an attention sum to one, so that its
-    output has the constant at every pixel.
-
-    Args:
-        site: one without keys. Row i of the batch gets identity i modulo I.
-    """
-    if len(site) == 1:
-        values.add_(site.values)
-        return
-    for row in range(len(values)):
-        values[row].add_(site.values[row % len(site)])
 
 
 def localisation_map(attended: list[Attended], *, pixels: int) -> Tensor:

@@ -35,7 +35,7 @@ class EncoderConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.image_size < 32 or self.image_size & (self.image_size - 1):
             raise PIDiffError(
-                f"An encoder's picture should be a power of two from 32 px up, but it is {self.image_size}."
+                f"An encoder's picture size must be a power of two, at least 32 px, but it is {self.image_size}."
             )
         if len(self.units) != 4 or len(self.depths) != 4 or min(self.units) < 1:
             raise PIDiffError(
@@ -44,7 +44,7 @@ class EncoderConfig:
         if max(*self.units, self.num_styles) > _MOST_LAYERS:
             raise PIDiffError(
                 f"An encoder has at most {_MOST_LAYERS} units in a group and as many styles, but this one asks for "
-                f"{self.units} and {self.num_styles}: this is no encoder's file."
+                f"{self.units} and {self.num_styles}. The file is not an e4e encoder."
             )
         if len(self.heads) != 3 or min(self.heads) < 1 or sum(self.heads) != self.num_styles:
             raise PIDiffError(

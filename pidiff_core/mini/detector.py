@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..face.detection import FaceDetection
+from ..face.search import FaceDetection
 
 _INPUT_PX = 64
 _MAP = 8  # cells a side in which a head's centre may lie

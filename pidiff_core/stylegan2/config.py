@@ -1,4 +1,4 @@
-"""The sizes of a StyleGAN2 generator, and the sizes that are in use."""
+"""The configuration of a StyleGAN2 generator, and the common ones."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from ..errors import PIDiffError
 
-_MOST_LAYERS = 256  # a file that asks for more than this would keep the process busy for ever
+_MOST_LAYERS = 256  # a limit, because a file could ask for so many that the process would not return
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Everything that decides the shapes of a generator's weights."""
+    """The sizes that determine the shapes of a generator's weights."""
 
     size: int = 1024  # px: the picture's side, a power of two
     width: int = 512  # D: numbers in one style code
-    z_dim: int = 512  # numbers in the Gaussian vector that the mapping network starts from
+    z_dim: int = 512  # numbers in the mapping network's Gaussian input
     mapping_layers: int = 8
     mapping_lr_mul: float = 0.01  # equalised learning rate of the mapping network
     channels: tuple[int, ...] = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # at 4, 8, 16 ... `size` px
@@ -27,11 +27,11 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
         if self.size < 8 or self.size & (self.size - 1):
-            raise PIDiffError(f"A generator's size should be a power of two from 8 px up, but it is {self.size}.")
+            raise PIDiffError(f"A generator's size must be a power of two, at least 8 px, but it is {self.size}.")
         if not 0 < self.mapping_layers <= _MOST_LAYERS:
             raise PIDiffError(
                 f"A generator's mapping network has 1 to {_MOST_LAYERS} layers, but this one asks for "
-                f"{self.mapping_layers}: this is no generator's file."
+                f"{self.mapping_layers}. The file is not a StyleGAN2 generator."
             )
         resolutions = int(math.log2(self.size)) - 1
         if len(self.channels) != resolutions:
@@ -42,11 +42,11 @@ class GeneratorConfig:
 
     @property
     def num_styles(self) -> int:
-        """S: two styles a resolution, the first one's second shared with to_rgb."""
+        """S: two styles per resolution; to_rgb shares the second style of the first one."""
         return 2 * int(math.log2(self.size)) - 2
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, for the checkpoint's metadata."""
+        """Plain values for JSON, for the checkpoint's metadata."""
         return {**dataclasses.asdict(self), "channels": list(self.channels)}
 
     @classmethod

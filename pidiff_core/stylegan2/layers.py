@@ -1,8 +1,8 @@
 """The layers of StyleGAN2: equalised linear, modulated convolution (section 2.2 of the paper), blur, to-RGB.
 
-Names and shapes of the weights are those of the widespread PyTorch port, so that its checkpoints load as they are.
+Names and shapes of the weights are those of the common PyTorch port, so its checkpoints load unchanged.
 Modulation scales the activations, not the weights: s * x, then one convolution for the whole batch, then the
-demodulation of every output channel. That is the same arithmetic without a weight per sample.
+demodulation of every output channel. This is the same arithmetic without one weight per sample.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..initial import normal
-
 LEAK = 0.2  # slope of the leaky ReLU
-GAIN = math.sqrt(2.0)  # keeps the variance after it
+GAIN = math.sqrt(2.0)  # keeps the variance after the leaky ReLU
 FP16_CLAMP = 256.0  # activations in half precision stay far from 65504, as in the authors' own fp16 layers
+
+
+def normal(*shape: int, std: float = 1.0) -> Tensor:
+    """Initial weights from the global generator; on the meta device only their shape.
+
+    There torch would import its symbolic mathematics to draw them: a second of loading.
+    """
+    weight = torch.empty(shape)
+    return weight if weight.is_meta else weight.normal_(std=std)
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -47,7 +54,7 @@ class PixelNorm(nn.Module):
 
 
 class EqualLinear(nn.Module):
-    """Linear layer with equalised learning rate: weights of unit variance, scaled when they are used.
+    """Linear layer with equalised learning rate: weights of unit variance, scaled when used.
 
     Args:
         in_features, out_features: sizes.
@@ -73,7 +80,7 @@ class EqualLinear(nn.Module):
 
 
 class Blur(nn.Module):
-    """Holder of the filter that stands in the checkpoints as a buffer."""
+    """Holds the filter, which checkpoints contain as a buffer."""
 
     kernel: Tensor
 
@@ -88,7 +95,7 @@ class ModulatedConv(nn.Module):
     Args:
         in_channels, out_channels, kernel_size: sizes; an odd kernel, zero padding that keeps the picture's size.
         width: D, numbers in the style code.
-        demodulate: bring every output channel back to unit variance.
+        demodulate: scale every output channel to unit variance.
         upsample: double the picture's size, with a blur against aliasing.
     """
 
@@ -116,7 +123,7 @@ class ModulatedConv(nn.Module):
         weight = self.weight[0].float() * self.scale
         gain = None
         if self.demodulate:
-            # Demodulation cancels any factor of the style: a largest scale of 1 keeps half precision in range.
+            # Demodulation cancels any factor of the style: scale to a maximum of 1, to stay in half precision's range.
             scale = scale / scale.detach().abs().amax(dim=1, keepdim=True).clamp_min(1e-8)
             energy = scale.square() @ rearrange(weight.square().sum(dim=(2, 3)), "o i -> i o")
             gain = rearrange(torch.rsqrt(energy + 1e-8), "b o -> b o 1 1").to(x)
@@ -138,7 +145,7 @@ class NoiseInjection(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """x (B, C, H, W), noise (1 or B, 1, H, W) or none at all."""
+        """x (B, C, H, W), noise (1 or B, 1, H, W) or None."""
         return x if noise is None else x + self.weight.to(x) * noise.to(x)
 
 

@@ -91,6 +91,15 @@ def test_feature_each_token_is_its_own_styles():
     assert changed.tolist() == [index == 3 for index in range(10)]
 
 
+def test_feature_offsets_are_brought_to_unit_scale():
+    torch.manual_seed(0)
+    projection = IdentityAdapter(make_config()).projection
+    offsets, spread = torch.randn(2, 10, 16), torch.rand(10, 16) + 0.5
+    expected = projection(offsets)
+    projection.code_std.copy_(spread)
+    torch.testing.assert_close(projection(offsets * spread), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_feature_level_sharing_uses_three_sets_of_weights():
     projection = IdentityAdapter(make_config(sharing="level")).projection
     assert projection.layers[0].weight.shape[0] == 3
@@ -130,7 +139,7 @@ def test_exception_unknown_site_names_the_known_ones():
 
 def test_smoke_config_and_site_survive_json():
     config = make_config(hidden=8)
-    assert AdapterConfig.from_json(config.to_json()) == config
+    assert AdapterConfig.from_dict(config.to_dict()) == config
     assert Site.from_name("output.11.2").name == "output.11.2"
     with pytest.raises(PIDiffError, match="another version"):
-        AdapterConfig.from_json(config.to_json() | {"colour": "red"})
+        AdapterConfig.from_dict(config.to_dict() | {"colour": "red"})

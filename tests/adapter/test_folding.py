@@ -8,17 +8,14 @@ import torch
 from pidiff_core.adapter.adapter import IdentityAdapter
 from pidiff_core.adapter.config import AdapterConfig
 from pidiff_core.adapter.folding import (
-    FoldedSite,
     add_attended,
-    add_constant,
     attend,
     fold,
-    level_strengths,
     localisation_map,
 )
+from pidiff_core.adapter.presets import ApplyOptions, combine
 from pidiff_core.adapter.sites import SiteSpec
-from pidiff_core.errors import PIDiffError
-from pidiff_core.wplus import WPlus, WPlusSpace
+from pidiff_core.wplus.codes import WPlus, WPlusSpace
 
 SITE = SiteSpec("input.1.0", 48, 6)
 STYLES, WIDTH = 18, 32
@@ -106,21 +103,27 @@ def test_feature_zero_code_of_wplus_adapter_is_a_constant():
     torch.testing.assert_close(out, text + a_id, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("gradient", [False, True], ids=["", "gradient"])
-@pytest.mark.parametrize("identities", [1, 2])
-def test_feature_a_constant_on_the_texts_values_comes_out_at_every_pixel(identities, gradient):
-    torch.manual_seed(0)
-    q, k = torch.randn(4, 35, 8), torch.randn(4, 7, 8)
-    v = torch.randn(4, 7, 8, requires_grad=gradient).clone()
-    constants = torch.randn(identities, 8)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v) + constants.repeat(4 // identities, 1)[:, None]
-    add_constant(v, FoldedSite("text", False, None, constants))
-    torch.testing.assert_close(torch.nn.functional.scaled_dot_product_attention(q, k, v), expected)
-
-
 def test_feature_zero_code_of_the_native_format_still_attends():
     adapter = make_adapter("native-host")
     assert fold(adapter, adapter.zero_tokens())[SITE.name].keys is not None
+
+
+def test_feature_equal_tokens_beside_a_null_key_still_attend():
+    """The null key makes the attention depend on the query."""
+    adapter = make_adapter("native-host")
+    tokens = torch.randn(1, 1, 40).expand(1, STYLES, 40)
+    site = fold(adapter, tokens)[SITE.name]
+    q, text = torch.randn(2, 5, SITE.width), torch.randn(2, 5, SITE.width)
+    a_id, _ = adapter.branch(SITE.name)(q, text, tokens=tokens.expand(2, -1, -1))
+    out, _ = run_folded(site, q, text)
+    torch.testing.assert_close(out, text + a_id, rtol=1e-5, atol=1e-5)
+
+
+def test_feature_the_native_format_reads_offsets_and_w_plus_adapter_codes():
+    wplus = make_wplus(2)
+    native, published = make_adapter("native-host"), make_adapter("wplus-adapter")
+    torch.testing.assert_close(native.tokens(wplus), native.projection(wplus.codes - wplus.latent_avg))
+    torch.testing.assert_close(published.tokens(wplus), published.projection(wplus.codes))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,7 +133,8 @@ def test_feature_level_strength_scales_only_that_levels_values(kind):
     q, text = torch.randn(1, 6, SITE.width), torch.randn(1, 6, SITE.width)
 
     def contribution(**levels):
-        out, _ = run_folded(fold(adapter, tokens, strengths=level_strengths(adapter, levels))[SITE.name], q, text)
+        strengths = combine(ApplyOptions(levels=levels), adapter.config)
+        out, _ = run_folded(fold(adapter, tokens, strengths=strengths.tokens)[SITE.name], q, text)
         return out - text
 
     parts = [
@@ -173,8 +177,3 @@ def test_feature_an_identity_on_full_size_sd15_takes_less_than_two_megabytes(kin
         sum(sites_of_width[site.values.shape[1] * site.values.shape[3]] * site.num_bytes for site in folded.values())
         < 2e6
     )
-
-
-def test_exception_unknown_level():
-    with pytest.raises(PIDiffError, match=r"rough.*coarse"):
-        level_strengths(make_adapter("native-host"), {"rough": 1.0})

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pidiff_core.adapter.folding import attend, fold
-from pidiff_core.adapter.localisation import ColumnShares, MapAverage, site_map
+from pidiff_core.adapter.maps import ColumnShares, MapAverage, site_map
 from tests.adapter.test_folding import SITE, make_adapter, make_wplus
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -61,7 +61,7 @@ def shares_of(shares, *, width=32, area=WHOLE):
 
 
 def test_people_start_with_equal_columns_and_share_everything():
-    found = shares_of(ColumnShares(2, notes=32))
+    found = shares_of(ColumnShares(2, maps_per_step=32))
     assert found[0, ..., :14].min() == 1.0
     assert found[1, ..., 18:].min() == 1.0
     torch.testing.assert_close(found.sum(dim=0), torch.ones_like(found[0]))
@@ -69,19 +69,29 @@ def test_people_start_with_equal_columns_and_share_everything():
 
 @pytest.mark.parametrize(("left", "right"), [(1, 8), (2, 26), (20, 27)])
 def test_each_person_gets_a_face_wherever_the_faces_are(left, right):
-    shares = ColumnShares(2, notes=32)
+    shares = ColumnShares(2, maps_per_step=32)
     for _ in range(200):
-        shares.note(faces(left, right), area=WHOLE)
+        shares.add(faces(left, right), area=WHOLE)
     found = shares_of(shares)
     assert found[0, ..., left : left + 4].min() > 0.95
     assert found[1, ..., right : right + 4].min() > 0.95
     assert found[0, ..., right : right + 4].max() < 0.05
 
 
+def test_shares_keep_two_fifths_of_what_they_were_after_an_evaluation():
+    """Seen without smoothing: a face of a sixteenth of the width, of which the distribution then has three fifths."""
+    shares = ColumnShares(2, maps_per_step=8)
+    for _ in range(8):
+        shares.add(faces(14, width=32) - 0.05, area=WHOLE)
+    mass = shares._mass[0]
+    assert mass.sum().item() == pytest.approx(1.0, abs=1e-5)
+    assert mass[:24].sum().item() == pytest.approx(0.4 * 24 / 64, abs=0.02)
+
+
 def test_three_people_and_rows_of_a_batch_that_differ():
-    shares = ColumnShares(3, notes=32)
+    shares = ColumnShares(3, maps_per_step=32)
     for _ in range(200):
-        shares.note(torch.cat([faces(1, 8, 15), faces(8, 17, 27)]), area=WHOLE)
+        shares.add(torch.cat([faces(1, 8, 15), faces(8, 17, 27)]), area=WHOLE)
     found = shares_of(shares)
     assert found.shape == (3, 2, 16, 32)
     for row, places in enumerate([(1, 8, 15), (8, 17, 27)]):
@@ -90,21 +100,45 @@ def test_three_people_and_rows_of_a_batch_that_differ():
 
 
 def test_a_regional_prompt_sees_its_own_part_of_the_shares():
-    shares = ColumnShares(2, notes=32)
+    shares = ColumnShares(2, maps_per_step=32)
     right_half = (0.0, 0.5, 1.0, 1.0)
     found = shares_of(shares, width=16, area=right_half)
     assert found[0, ..., 3:].max() == 0.0
     assert found[1, ..., 3:].min() == 1.0
     for _ in range(100):
-        shares.note(faces(6, width=16), area=(0.0, 0.0, 1.0, 0.5))
-        shares.note(faces(6, width=16), area=right_half)
+        shares.add(faces(6, width=16), area=(0.0, 0.0, 1.0, 0.5))
+        shares.add(faces(6, width=16), area=right_half)
     whole = shares_of(shares)
     assert whole[0, ..., 6:10].min() > 0.95
     assert whole[1, ..., 22:26].min() > 0.95
 
 
+@pytest.mark.parametrize(
+    ("pictures", "split"),
+    [
+        ([faces(2, 26)], []),
+        ([faces(14)], [0]),
+        ([faces(2, 26), faces(13), faces(4, 20)], [1]),
+        ([torch.ones(1, 16, 32)], []),  # maps that show no face
+    ],
+)
+def test_pictures_with_fewer_faces_than_people_are_named(pictures, split):
+    shares = ColumnShares(2, maps_per_step=32)
+    assert shares.split_rows() == []
+    for _ in range(200):
+        shares.add(torch.cat(pictures), area=WHOLE)
+    assert shares.split_rows() == split
+
+
+def test_three_people_need_three_faces():
+    shares = ColumnShares(3, maps_per_step=32)
+    for _ in range(200):
+        shares.add(torch.cat([faces(1, 14, 27), faces(4, 20)]), area=WHOLE)
+    assert shares.split_rows() == [1]
+
+
 def test_nothing_waits_for_the_device():
     """On the meta device every value that is read back is an error."""
-    shares = ColumnShares(2, notes=32)
-    shares.note(torch.zeros(2, 8, 8, device="meta"), area=WHOLE)
+    shares = ColumnShares(2, maps_per_step=32)
+    shares.add(torch.zeros(2, 8, 8, device="meta"), area=WHOLE)
     assert shares.share(1, (8, 8), area=WHOLE, like=torch.zeros(1, device="meta")).shape == (2, 64)

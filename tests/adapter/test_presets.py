@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from pidiff_core.adapter.presets import PRESETS, depths, site_factors
-from pidiff_core.adapter.published import SITES as SD15
+from pidiff_core.adapter.config import AdapterConfig
+from pidiff_core.adapter.presets import PRESETS, ApplyOptions, combine, depths, site_factors
+from pidiff_core.adapter.sites import SiteSpec
 from pidiff_core.errors import PIDiffError
+from pidiff_core.files.foreign.wplus_adapter import SITES as SD15
 
 SDXL = (
     *(f"input.{number}.{index}" for number, layers in ((4, 2), (5, 2), (7, 10), (8, 10)) for index in range(layers)),
@@ -47,7 +50,7 @@ def test_the_first_preset_leaves_everything_as_it_was_trained():
 
 
 def test_the_published_delay_is_a_preset():
-    assert PRESETS["W+ Adapter"].start_percent == 0.2
+    assert PRESETS["W+ Adapter"].skip_steps == 0.2
     assert set(site_factors("W+ Adapter", SD15).values()) == {1.0}
 
 
@@ -79,3 +82,65 @@ def test_exception_what_sets_no_site(text):
 def test_exception_an_unknown_preset():
     with pytest.raises(PIDiffError, match="portrait"):
         site_factors("sculpture", SD15)
+
+
+def config(**changes):
+    return AdapterConfig(sites=tuple(SiteSpec(name, 32, 4) for name in SD15), num_styles=18, **changes)
+
+
+def test_strength_level_and_preset_are_multiplied():
+    options = ApplyOptions(strength=0.5, levels={"coarse": 0.2, "medium": 0.4, "fine": 0.6}, preset="likeness first")
+    found = combine(options, config())
+    expected = torch.tensor([0.5 * 0.2] * 4 + [0.5 * 0.4 * 1.3] * 4 + [0.5 * 0.6] * 10)
+    torch.testing.assert_close(found.tokens, expected)
+    four = combine(options, config(format="wplus-adapter", query="text")).tokens
+    torch.testing.assert_close(four, torch.tensor([0.5 * 0.2, 0.5 * 0.4 * 1.3, 0.5 * 0.6, 0.5 * 0.6]))
+    own = combine(ApplyOptions(preset="composition kept", site_strengths="output.11=0.5"), config()).sites
+    assert (own["input.1.0"], own["middle.0.0"], own["output.11.0"]) == (1.0, 0.0, 0.5 * 1.2)
+
+
+def test_the_narrower_range_counts_and_the_unconditional_half_is_the_formats():
+    found = combine(ApplyOptions(start_percent=0.1, end_percent=0.9, preset="prompt first"), config())
+    assert (found.start_percent, found.end_percent, found.skip_steps) == (0.2, 0.9, 0.0)
+    assert combine(ApplyOptions(start_percent=0.6, preset="prompt first"), config()).start_percent == 0.6
+    assert combine(ApplyOptions(preset="W+ Adapter"), config()).skip_steps == 0.2
+    published = config(format="wplus-adapter", query="text")
+    for unconditional, native, theirs in (
+        ("auto", False, True),
+        ("nothing", False, False),
+        ("average person", True, True),
+    ):
+        options = ApplyOptions(unconditional=unconditional)
+        assert (combine(options, config()).uncond_average, combine(options, published).uncond_average) == (
+            native,
+            theirs,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "is_zero"),
+    [
+        ({}, False), ({"strength": 0.0}, True), ({"levels": dict.fromkeys(("coarse", "medium", "fine"), 0.0)}, True),
+        ({"start_percent": 0.5, "end_percent": 0.5}, True), ({"site_strengths": "input=0 middle=0 output=0"}, True),
+        ({"site_strengths": "input=0 middle=0"}, False), ({"levels": {"fine": 0.0}}, False),
+    ],
+)  # fmt: skip
+def test_what_adds_nothing_is_known_before_anything_is_folded(options, is_zero):
+    assert combine(ApplyOptions(**options), config()).is_zero == is_zero
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"strength": float("nan")}, "strength is nan"),
+        ({"end_percent": float("inf")}, "end_percent is inf"),
+        ({"levels": {"fine": float("nan")}}, "fine is nan"),
+        ({"levels": {"rough": 1.0}}, "rough.*coarse"),
+        ({"unconditional": "all"}, "unconditional 'all'.*average person"),
+        ({"arrangement": "in a ring"}, "arrangement 'in a ring'.*left to right"),
+        ({"preset": "sculpture"}, "sculpture.*portrait"),
+    ],
+)
+def test_exception_options(options, match):
+    with pytest.raises(PIDiffError, match=match):
+        combine(ApplyOptions(**options), config())

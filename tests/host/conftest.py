@@ -16,6 +16,23 @@ from safetensors.torch import save_file
 
 from comfy_client import Result
 
+# Stable Diffusion 1.5's size, in the words of ComfyUI's UNetModel and ControlNet; on "meta" no memory is taken.
+SD15: dict[str, Any] = {
+    "image_size": 32,
+    "in_channels": 4,
+    "model_channels": 320,
+    "channel_mult": (1, 2, 4, 4),
+    "num_res_blocks": [2, 2, 2, 2],
+    "num_heads": 8,
+    "context_dim": 768,
+    "use_spatial_transformer": True,
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "use_linear_in_transformer": False,
+    "legacy": False,
+    "device": "meta",
+}
+
 
 @pytest.fixture(scope="session")
 def api_workflow(root: Path) -> Callable[[str], dict[str, Any]]:
@@ -24,14 +41,20 @@ def api_workflow(root: Path) -> Callable[[str], dict[str, Any]]:
 
 
 @pytest.fixture
-def picture(server) -> Callable[[Result, str], np.ndarray]:
-    """The first picture of an output node as float64 (H, W, 3) in [0, 1]."""
+def pictures(server) -> Callable[[Result, str], list[np.ndarray]]:
+    """All pictures of an output node, each as float64 (H, W, 3) in [0, 1]."""
 
-    def fetch(result: Result, node_id: str) -> np.ndarray:
-        data = server.fetch_image(result.images(node_id)[0])
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) / 255.0
+    def fetch(result: Result, node_id: str) -> list[np.ndarray]:
+        files = [server.fetch_image(image) for image in result.images(node_id)]
+        return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) / 255.0 for data in files]
 
     return fetch
+
+
+@pytest.fixture
+def picture(pictures) -> Callable[[Result, str], np.ndarray]:
+    """The first picture of an output node as float64 (H, W, 3) in [0, 1]."""
+    return lambda result, node_id: pictures(result, node_id)[0]
 
 
 @pytest.fixture(scope="session")
@@ -46,22 +69,10 @@ def sd15_checkpoint(comfy, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     from comfy.sd1_clip import SD1ClipModel
 
     unet = UNetModel(
-        image_size=32,
-        in_channels=4,
         out_channels=4,
-        model_channels=320,
-        channel_mult=(1, 2, 4, 4),
-        num_res_blocks=[2, 2, 2, 2],
-        num_heads=8,
-        context_dim=768,
-        use_spatial_transformer=True,
-        transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
         transformer_depth_output=[1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-        transformer_depth_middle=1,
-        use_linear_in_transformer=False,
-        legacy=False,
-        device="meta",
         operations=comfy.ops.disable_weight_init,
+        **SD15,
     )
     encoder_decoder = {"in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
     with torch.device("meta"):
@@ -83,6 +94,20 @@ def sd15_checkpoint(comfy, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     state.clear()
     yield path
     path.unlink()  # pytest keeps the folders of three runs
+
+
+@pytest.fixture(scope="session")
+def sd15_controlnet(comfy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A ControlNet for Stable Diffusion 1.5 in its published layout and full size (0.7 GB in fp16), random."""
+    import comfy.ops
+    from comfy.cldm.cldm import ControlNet
+
+    network = ControlNet(hint_channels=3, operations=comfy.ops.disable_weight_init, **SD15)
+    generator = torch.Generator().manual_seed(1)
+    path = tmp_path_factory.mktemp("controlnet") / "random_controlnet.safetensors"
+    save_file({name: _random_weight(name, value, generator) for name, value in network.state_dict().items()}, path)
+    yield path
+    path.unlink()
 
 
 def _random_weight(name: str, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+import comfy_host
 from comfy_client import WorkflowError
+
+pytestmark = pytest.mark.parametrize("server", [comfy_host.DEFAULT], indirect=True)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -27,14 +30,6 @@ def mini(api_workflow):
     return workflow
 
 
-@pytest.fixture
-def next_job_runs(server, mini, photo):
-    """After the test, the same server still draws."""
-    yield
-    mini["2"]["inputs"]["image"] = server.upload_image(photo)
-    assert server.run(mini).images("10")
-
-
 def broken_photos(photo) -> dict[str, bytes]:
     gradient = np.linspace(0, 255, 256, dtype=np.uint8)
     return {
@@ -45,7 +40,7 @@ def broken_photos(photo) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["no_face.png", "one_pixel.png", "truncated.png"])
-def test_a_photo_without_a_usable_face(server, mini, photo, next_job_runs, name):
+def test_a_photo_without_a_usable_face(server, mini, photo, name):
     mini["2"]["inputs"]["image"] = server.upload_image(broken_photos(photo)[name], name=name)
     with pytest.raises(WorkflowError, match="face") as raised:
         server.run(mini)
@@ -54,7 +49,7 @@ def test_a_photo_without_a_usable_face(server, mini, photo, next_job_runs, name)
     assert len(raised.value.message) > 60
 
 
-def test_a_missing_photo(server, mini, next_job_runs):
+def test_a_missing_photo(server, mini):
     mini["2"]["inputs"]["image"] = "there_is_no_such_photo.png"
     with pytest.raises(WorkflowError, match="there_is_no_such_photo"):
         server.run(mini)
@@ -87,7 +82,7 @@ def wrong_files() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", sorted(wrong_files()))
 @pytest.mark.parametrize("role", ["adapter", "encoder"])
-def test_a_wrong_checkpoint(server, photo, next_job_runs, name, role):
+def test_a_wrong_checkpoint(server, photo, name, role):
     server.upload_image(photo)
     folder = server.base / "models" / "pidiff"
     folder.mkdir(exist_ok=True)
@@ -102,7 +97,7 @@ def test_a_wrong_checkpoint(server, photo, next_job_runs, name, role):
 
 
 @pytest.mark.parametrize("role", ["adapter", "encoder"])
-def test_a_missing_checkpoint_names_the_folders_searched(server, photo, next_job_runs, role):
+def test_a_missing_checkpoint_names_the_folders_searched(server, photo, role):
     server.upload_image(photo)
     with pytest.raises(WorkflowError, match=r"gone\.safetensors") as raised:
         server.run(loader(**{role: "gone.safetensors"}))
@@ -110,7 +105,12 @@ def test_a_missing_checkpoint_names_the_folders_searched(server, photo, next_job
     assert raised.value.node_type == "LoadPIDiff"
 
 
-def test_nothing_to_load(server, photo, next_job_runs):
+def test_nothing_to_load(server, photo):
     server.upload_image(photo)
     with pytest.raises(WorkflowError, match="choose an adapter"):
         server.run(loader())
+
+
+def test_after_all_of_these_the_same_server_still_draws(server, mini, photo):
+    mini["2"]["inputs"]["image"] = server.upload_image(photo)
+    assert server.run(mini).images("10")

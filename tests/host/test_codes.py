@@ -34,7 +34,7 @@ def listed(server, pattern):
 def test_a_saved_person_is_listed_and_loaded(server, person):
     nodes, codes = person
     folder = f"people-{server.host.name}"
-    assert listed(server, folder) == ("No saved people here.", [])
+    assert listed(server, folder) == ("No saved people were found.", [])
     save = {"class_type": "PIDiffSaveCodes", "inputs": {"wplus": codes, "filename_prefix": f"{folder}/anna"}}
     server.run({**nodes, "90": save})
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pidiff_core.adapter.published import SITES
 from pidiff_core.e4e.config import EncoderConfig, heads_for
 from pidiff_core.e4e.encoder import E4eEncoder
+from pidiff_core.files.foreign.wplus_adapter import SITES
 from pidiff_core.stylegan2.config import GeneratorConfig
 from pidiff_core.stylegan2.generator import Generator
 

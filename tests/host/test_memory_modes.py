@@ -70,6 +70,7 @@ def normal(draw) -> np.ndarray:
 
 
 @pytest.mark.host
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", STATES)
 def test_a_server_short_of_memory_draws_the_same_picture(draw, normal, mode):
     """Bit for bit on a CPU: weights are moved, nothing is computed otherwise. On a GPU within one step of a colour."""
@@ -84,6 +85,7 @@ def test_a_server_short_of_memory_draws_the_same_picture(draw, normal, mode):
 
 
 @pytest.mark.host
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_GPU, reason="without a GPU the normal mode is --cpu")
 def test_the_cpu_draws_the_picture_of_the_gpu(draw, normal):
     """Another device rounds otherwise: nearly the same picture."""

@@ -34,12 +34,12 @@ def build(pack):
     cpu = torch.device("cpu")
     model = comfy.model_patcher.ModelPatcher(network, load_device=cpu, offload_device=cpu)
 
-    patching = pack.load("nodes.patching")
+    patching = pack.load("nodes.unet.apply")
     config_module, adapter_module = pack.load("pidiff_core.adapter.config"), pack.load("pidiff_core.adapter.adapter")
-    wplus_module = pack.load("pidiff_core.wplus")
+    wplus_module = pack.load("pidiff_core.wplus.codes")
     space = wplus_module.WPlusSpace("test", 18, 16)
     wplus = wplus_module.WPlus(torch.randn(2, 18, 16), torch.zeros(18, 16), space)
-    found = patching.unet_sites(model)
+    found = pack.load("nodes.unet.sites").unet_sites(model)
 
     def make_adapter(*, format="pidiff", query="host"):
         settings = config_module.AdapterConfig(
@@ -57,10 +57,9 @@ def build(pack):
         "wplus-adapter": make_adapter(format="wplus-adapter", query="text"),
     }
 
-    def apply(patched=model, *, who=0, kind="host", mask=None, **options):
-        return patching.apply_identity(
-            patched, adapters[kind], wplus.select(who), options=patching.ApplyOptions(**options), mask_bhw=mask
-        )
+    def apply(patched=model, *, who=0, kind="host", mask=None, unconditional="nothing", **options):
+        options = patching.ApplyOptions(unconditional=unconditional, **options)
+        return patching.apply_identity(patched, adapters[kind], wplus.select(who), options=options, mask_bhw=mask)
 
     return SimpleNamespace(
         model=model, found=found, wplus=wplus, apply=apply, patching=patching,

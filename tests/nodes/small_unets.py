@@ -142,12 +142,14 @@ def sample(
     *,
     steps: int = 2,
     cfg: float = 3.0,
+    sampler: str = "euler",
+    scheduler: str = "normal",
     **named: Any,
 ) -> Tensor:
     """What ComfyUI's own KSampler node makes of it: latents (B, 4, h, w)."""
     import nodes as host_nodes
 
-    out = host_nodes.common_ksampler(model, 7, steps, cfg, "euler", "normal", positive, negative, latent, **named)
+    out = host_nodes.common_ksampler(model, 7, steps, cfg, sampler, scheduler, positive, negative, latent, **named)
     return out[0]["samples"]
 
 
@@ -253,11 +255,11 @@ class Person:
     """
 
     def __init__(self, pack: Any, model: Any, **settings: Any) -> None:
-        self._patching = pack.load("nodes.patching")
+        self._patching = pack.load("nodes.unet.apply")
         config, networks, codes = (
-            pack.load(f"pidiff_core.{name}") for name in ("adapter.config", "adapter.adapter", "wplus")
+            pack.load(f"pidiff_core.{name}") for name in ("adapter.config", "adapter.adapter", "wplus.codes")
         )
-        self.found = self._patching.unet_sites(model)
+        self.found = pack.load("nodes.unet.sites").unet_sites(model)
         sites = tuple(site.spec for site in self.found.values())
         width = next(iter(self.found.values())).context_width
         with torch.random.fork_rng():

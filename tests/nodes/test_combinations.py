@@ -178,8 +178,8 @@ def test_beside_another_node_the_identity_adds_what_it_adds_alone(bench, case):
 
     first = sd.seen(case.apply(sd, sd.person.on(sd.model))).first()
     for site, alone in sd.alone.items():
-        same = torch.equal(first[site].added, alone.added)
-        assert same == site.startswith(case.upstream), f"{site}: untouched queries must give the same bits"
+        if site.startswith(case.upstream):
+            assert torch.equal(first[site].added, alone.added), f"{site}: untouched queries must give the same bits"
 
 
 @pytest.mark.parametrize(("name", "rows"), [("PAG", 1), ("SAG", 0)])
@@ -199,9 +199,9 @@ def test_a_mask_lies_where_it_lies_in_a_shrunken_picture_too(sd):
     assert first["input.5.0"].size == (3, 5)
     assert sd.alone["input.5.0"].size == (6, 10)
     for call in first.values():
-        columns = call.added.unflatten(1, call.size).abs().amax(dim=(0, 1, 3))
-        assert columns[0] > 0.01, call.site
-        assert columns[-1] == 0 or len(columns) < 5, f"{call.site}: a map of {call.size} mixes the halves"
+        free = sd.person.expected(call, sd.positive).unflatten(1, call.size)
+        columns = torch.nn.functional.interpolate(mask[None], call.size, mode="bilinear", antialias=True)[0, 0, 0]
+        torch.testing.assert_close(call.added.unflatten(1, call.size), free * columns[:, None], rtol=1e-4, atol=1e-5)
 
 
 def test_a_merge_takes_the_identity_of_its_first_model_and_not_of_its_second(bench):

@@ -1,4 +1,4 @@
-"""What adds the same everywhere: it rides on the text's values where nobody is disturbed by that."""
+"""What adds the same at every pixel: W+ Adapter's unconditional half."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from tests.nodes.one_site import (
     KEY,
+    NAME,
     PIXELS,
     added,
     needs_attention_overrides,
@@ -19,26 +20,35 @@ from tests.nodes.one_site import (
 )
 
 
-def test_a_constant_takes_no_pass_over_the_pixels(small, pack, monkeypatch):
-    patched = small.apply(kind="wplus-adapter", uncond_average=True)
-    q, k, v = qkv(2)
+def test_a_constant_is_the_same_at_every_pixel(small):
+    """And it is what the readable twin gives for the tokens of an all-zero code."""
+    patched = small.apply(kind="wplus-adapter", unconditional="average person")
+    adapter = small.adapters["wplus-adapter"]
+    q, k, v = qkv()
     before = v.clone()
-    passes = []
-    site_patch = pack.load("nodes.site_patch")
-    monkeypatch.setattr(site_patch, "add_attended", lambda out, *_, **__: passes.append(out.shape))
-    gained = replacements(patched)[KEY](q, k, v, options_of_a_step(cond_or_uncond=[1])) - text_attention(q, k, v)
-    assert not passes
-    assert torch.equal(v, before)
-    assert gained.abs().max() > 0.01
+    gained = added(patched, cond_or_uncond=[1])
+    expected, _ = adapter.branch(NAME)(q, text_attention(q, k, v), tokens=adapter.zero_tokens())
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(gained, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gained, gained[:, :1].expand_as(gained), rtol=1e-4, atol=1e-5)
-    added(patched, rows=2, cond_or_uncond=[0])
-    assert len(passes) == 1
+    assert torch.equal(v, before)
+
+
+def test_a_constant_has_the_strengths_of_the_identity(small):
+    """Its four tokens are equal, so a level's factor counts by its share of the tokens: 1, 1 and 2 of 4."""
+    constant = {"kind": "wplus-adapter", "unconditional": "average person"}
+    whole = added(small.apply(**constant), cond_or_uncond=[1])
+    levels = {"coarse": 0.0, "medium": 0.5, "fine": 1.5}
+    for options, factor in (({"strength": 0.5}, 0.5), ({"levels": levels}, (0.0 + 0.5 + 2 * 1.5) / 4)):
+        torch.testing.assert_close(
+            added(small.apply(**constant, **options), cond_or_uncond=[1]), factor * whole, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_constant_does_not_turn_the_queries_of_others(small):
     """The other one attends from the text's output in the unconditional half: it must not see the constant."""
-    constant = {"kind": "wplus-adapter", "uncond_average": True}
-    attending = {"kind": "text", "uncond_average": True, "who": 1}
+    constant = {"kind": "wplus-adapter", "unconditional": "average person"}
+    attending = {"kind": "text", "unconditional": "average person", "who": 1}
     step = {"cond_or_uncond": [1]}
     expected = added(small.apply(**constant), **step) + added(small.apply(**attending), **step)
     both = added(small.apply(small.apply(**constant), **attending), **step)
@@ -48,7 +58,7 @@ def test_a_constant_does_not_turn_the_queries_of_others(small):
 def test_a_constant_stays_under_its_mask(small):
     mask = torch.zeros(int(PIXELS**0.5), int(PIXELS**0.5))
     mask[:, 0] = 1.0
-    gained = added(small.apply(kind="wplus-adapter", uncond_average=True, mask=mask), cond_or_uncond=[1])[0]
+    gained = added(small.apply(kind="wplus-adapter", unconditional="average person", mask=mask), cond_or_uncond=[1])[0]
     inside = mask.flatten() > 0
     assert gained[inside].abs().max() > 0.01
     assert not gained[~inside].any()
@@ -77,7 +87,7 @@ def test_other_packs_see_the_text_without_the_constant(small, other):
     if other == "patch inside":
         model = model.clone()
         model.set_model_attn2_replace(inside, *KEY)
-    patched = small.apply(model, kind="wplus-adapter", uncond_average=True)
+    patched = small.apply(model, kind="wplus-adapter", unconditional="average person")
     if other == "callback":
         replacements(patched)[KEY].add(callback)
     step = options_of_a_step(cond_or_uncond=[1])
@@ -88,17 +98,17 @@ def test_other_packs_see_the_text_without_the_constant(small, other):
     assert seen
     assert all(torch.equal(values, v) for values, _ in seen)
     assert all(torch.equal(out, text_attention(q, k, v)) for _, out in seen)
-    expected = added(small.apply(kind="wplus-adapter", uncond_average=True), cond_or_uncond=[1])
+    expected = added(small.apply(kind="wplus-adapter", unconditional="average person"), cond_or_uncond=[1])
     torch.testing.assert_close(gained, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_absent_person_of_a_batch_has_its_own_constant(small):
     """Rows of people who are not there take nothing, the others theirs."""
-    wplus = dataclasses.replace(small.wplus, origin={"present": [True, False]})
-    options = small.patching.ApplyOptions(uncond_average=True)
+    wplus = dataclasses.replace(small.wplus, present=(True, False))
+    options = small.patching.ApplyOptions(unconditional="average person")
     patched = small.patching.apply_identity(small.model, small.adapters["wplus-adapter"], wplus, options=options)
     gained = added(patched, rows=4, cond_or_uncond=[1])
-    expected = added(small.apply(kind="wplus-adapter", uncond_average=True), cond_or_uncond=[1])[0]
+    expected = added(small.apply(kind="wplus-adapter", unconditional="average person"), cond_or_uncond=[1])[0]
     for row in range(4):
         wanted = torch.zeros_like(expected) if row % 2 else expected
         torch.testing.assert_close(gained[row], wanted, rtol=1e-4, atol=1e-5)

@@ -24,13 +24,13 @@ def nodes(comfy, pack):
     return SimpleNamespace(
         encode=pack.load("nodes.encode").EncodeIdentity,
         preview=pack.load("nodes.preview").PreviewCodes,
-        edit=pack.load("nodes.style_edit").StyleEdit,
+        edit=pack.load("nodes.edit").StyleEdit,
         save=pack.load("nodes.codes").SaveCodes,
         load=pack.load("nodes.codes").LoadCodes,
         list=pack.load("nodes.codes").ListCodes,
-        mean=pack.load("nodes.people").MeanCodes,
-        walk=pack.load("nodes.people").WalkCodes,
-        folders=pack.load("nodes.folders"),
+        mean=pack.load("nodes.combine").MeanCodes,
+        walk=pack.load("nodes.combine").WalkCodes,
+        folders=pack.load("nodes.host.folders"),
         error=pack.load("pidiff_core.errors").PIDiffError,
     )
 
@@ -41,7 +41,7 @@ def model(pack):
     config, networks = pack.load("pidiff_core.e4e.config"), pack.load("pidiff_core.e4e.encoder")
     generators, sizes = pack.load("pidiff_core.stylegan2.generator"), pack.load("pidiff_core.stylegan2.config")
     return pack.load("pidiff_core.model").PIDiffModel(
-        pack.load("pidiff_core.wplus").WPlusSpace("test", 8, 6),
+        pack.load("pidiff_core.wplus.codes").WPlusSpace("test", 8, 6),
         torch.randn(8, 6),
         encoder=networks.E4eEncoder(config.EncoderConfig(**ENCODER)),
         generator=generators.Generator(sizes.GeneratorConfig(**GENERATOR)),
@@ -162,7 +162,7 @@ def test_a_saved_file_says_where_the_person_came_from(nodes, model, wplus, photo
 
 def test_saved_people_are_listed(nodes, model, wplus, comfy):
     before = nodes.list.fingerprint_inputs("listed")
-    assert nodes.list.execute("listed").result == ("No saved people here.", "")
+    assert nodes.list.execute("listed").result == ("No saved people were found.", "")
     nodes.save.execute(wplus, "listed/anna")
     nodes.save.execute(wplus.with_codes(torch.cat([wplus.codes] * 3)), "listed/deeper/bert")
     (comfy.base / "output" / "listed" / "latent.safetensors").write_bytes(b"not codes")
@@ -201,8 +201,8 @@ def test_files_outside_of_the_folders_are_refused(nodes, comfy, tmp_path):
     link.unlink(missing_ok=True)
     link.symlink_to(tmp_path / "secret.pt")
     for name in ("link.pt", "../secret.pt", str(tmp_path / "secret.pt")):
-        assert "leads out of the folder" in nodes.load.validate_inputs(name)
-    assert "is not in the folder" in nodes.load.validate_inputs("missing.pt")
+        assert "is outside the folder" in nodes.load.validate_inputs(name)
+    assert "was not found in" in nodes.load.validate_inputs("missing.pt")
 
 
 def test_several_photos_have_a_mean_and_a_report(nodes, model, wplus):
@@ -214,6 +214,34 @@ def test_several_photos_have_a_mean_and_a_report(nodes, model, wplus):
     torch.testing.assert_close(weighted.codes, wplus.codes + 3)
     with pytest.raises(nodes.error, match="not numbers"):
         nodes.mean.execute(wplus, weights="much")
+
+
+@pytest.mark.parametrize(
+    ("weights", "count", "mean"),
+    [
+        ("0,5 1,5", 2, 0.75),
+        ("0.5; 1.5", 2, 0.75),
+        ("1, 3", 2, 0.75),
+        ("1,0,1", 3, 1.0),
+        ("1\N{FULLWIDTH COMMA}0.5\N{FULLWIDTH COMMA}1", 3, 1.0),
+        ("\N{FULLWIDTH DIGIT ONE} \N{FULLWIDTH DIGIT TWO}", 2, 2 / 3),
+        ("", 3, 1.0),
+        ("0,5 1,5", 4, "2 weights were given for 4 codes"),
+        ("1,5,2 3", 2, "not numbers"),
+        ("nan 1", 2, "should be zero or more"),
+        ("inf 1", 2, "should be zero or more"),
+        ("half \ud83d", 2, r"'half \\ud83d' are not numbers"),
+    ],
+)
+def test_weights_are_read_as_people_write_them(nodes, wplus, weights, count, mean):
+    codes = torch.arange(count, dtype=torch.float32)[:, None, None].expand(count, 8, 6)
+    batch = wplus.with_codes(codes.clone())
+    if isinstance(mean, str):
+        with pytest.raises(nodes.error, match=mean):
+            nodes.mean.execute(batch, weights=weights)
+    else:
+        found = nodes.mean.execute(batch, weights=weights).result[0].codes
+        torch.testing.assert_close(found, torch.full((1, 8, 6), mean))
 
 
 def test_a_walk_is_a_batch(nodes, wplus):
@@ -230,3 +258,13 @@ def test_the_model_folder_is_registered_with_its_suffixes(nodes):
     assert nodes.folders.list_pidiff_files([".npy"]) == ["smile.npy"]
     assert nodes.folders.find_pidiff_file("smile.npy") == str(Path(folders[0]) / "smile.npy")
     assert nodes.folders.find_pidiff_file("smile.pt") is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e9, -21.0, None])
+def test_numbers_that_no_widget_gives_are_sentences(nodes, model, wplus, value):
+    with pytest.raises(nodes.error, match="amount should be a number from -20 to 20"):
+        nodes.edit.execute(wplus, model, "older", value, True, True, True)
+    with pytest.raises(nodes.error, match="mix should be a number from 0 to 1"):
+        nodes.edit.execute(wplus, model, "", 1.0, True, True, True, other=wplus, mix=value)
+    with pytest.raises(nodes.error, match="steps should be a whole number from 2 to 64"):
+        nodes.walk.execute(wplus, wplus, value)

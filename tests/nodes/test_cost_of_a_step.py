@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-import bench_adapter
-from bench_trace import trace_hooks
-from bench_unet import Evaluation, Patches, Replay, TextAttention, random_sd15
+from benchmarks import adapter as bench_adapter
+from benchmarks.trace import trace_hooks
+from benchmarks.unet import Evaluation, Patches, Replay, TextAttention, random_sd15
 
 SITES = 16
 
@@ -18,16 +18,16 @@ SITES = 16
 @pytest.fixture(scope="module")
 def unet(comfy, pack):
     """A narrow SD 1.5 in ComfyUI, one evaluation of it, and Apply."""
-    from bench_peers import EmptyHook
+    from benchmarks.peers import EmptyHook
 
-    site_patch = pack.load("nodes.site_patch")
+    site_patch = pack.load("nodes.unet.attn2_patch")
     attention = site_patch.optimized_attention
     text = TextAttention.of(pack)
     model = random_sd15(device=torch.device("cpu"), dtype=torch.float32, channels=32)
-    patching = pack.load("nodes.patching")
+    patching = pack.load("nodes.unet.apply")
     torch.manual_seed(0)
     adapter = bench_adapter.random_adapter(pack, model)
-    wplus = bench_adapter.random_codes(pack.load("pidiff_core.wplus"), styles=18)
+    wplus = bench_adapter.random_codes(pack.load("pidiff_core.wplus.codes"), styles=18)
 
     def patches(*, mask=None, **options):
         options = patching.ApplyOptions(**options)
@@ -55,10 +55,10 @@ def products(hook, *inputs):
 
 def test_sites_of_factor_zero_carry_no_patch(unet):
     off = unet.names[::2]
-    left = unet.patches(sites=dict.fromkeys(off, 0.0)).hooks
+    left = unet.patches(site_strengths=" ".join(f"{name}=0" for name in off)).hooks
     assert len(unet.patches().hooks) == SITES
     assert {patch.name for patch in left.values()} == set(unet.names) - set(off)
-    assert unet.patches(sites=dict.fromkeys(unet.names, 0.0)) == Patches()
+    assert unet.patches(site_strengths="input=0 middle=0 output=0") == Patches()
 
 
 NO_LEVEL = {"coarse": 0.0, "medium": 0.0, "fine": 0.0}
@@ -66,8 +66,13 @@ NO_LEVEL = {"coarse": 0.0, "medium": 0.0, "fine": 0.0}
 
 @pytest.mark.parametrize(
     "options",
-    [{"strength": 0.0}, {"levels": NO_LEVEL}, {"start_percent": 0.5, "end_percent": 0.5}],
-    ids=["strength", "levels", "range"],
+    [
+        {"strength": 0.0},
+        {"levels": NO_LEVEL},
+        {"start_percent": 0.5, "end_percent": 0.5},
+        {"mask": torch.zeros(1, 64, 64)},
+    ],
+    ids=["strength", "levels", "range", "mask"],
 )
 def test_an_identity_that_does_nothing_is_not_there(unet, options):
     assert unet.patches(**options) == Patches()
@@ -90,23 +95,11 @@ def test_the_unconditional_half_and_steps_outside_the_range_compute_nothing(unet
         assert torch.equal(hooks[key](q, k, v, step), unet.empty(q, k, v, step)) != acts
 
 
-def test_what_nobody_else_holds_is_changed_where_it_is(unet):
-    key, inputs, options = unet.replay.calls[0]
-    hook = unet.patches().hooks[key]
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        hook(*inputs, dict(options))
-    ours = [event.name for event in profiler.events()]
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        unet.empty(*inputs, dict(options))
-    plain = [event.name for event in profiler.events()]
-    assert ours.count("aten::clone") == plain.count("aten::clone")
-
-
 def test_masks_are_resized_once_before_the_unet_runs(unet, pack, monkeypatch):
     mask = torch.zeros(1, 64, 64)
     mask[..., :32] = 1.0
     masked = unet.patches(mask=mask)
-    identity = pack.load("nodes.identity")
+    identity = pack.load("nodes.unet.applied_identity")
     resize, resized = identity._resized, []
     monkeypatch.setattr(identity, "_resized", lambda *args, **kwargs: resized.append(args) or resize(*args, **kwargs))
     for counts in (unet.trace(masked) for _ in range(2)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import inspect
 import weakref
@@ -26,7 +27,7 @@ def nodes(comfy, pack):
     import nodes as host_nodes
 
     (comfy.base / "input").mkdir(exist_ok=True)
-    pack.load("nodes.folders").register()
+    pack.load("nodes.host.folders").register()
     return SimpleNamespace(
         encode=pack.load("nodes.encode").EncodeIdentity,
         load_image=host_nodes.LoadImage().load_image,
@@ -41,7 +42,7 @@ def model(pack):
     torch.manual_seed(0)
     config = pack.load("pidiff_core.e4e.config").EncoderConfig(**ENCODER)
     return pack.load("pidiff_core.model").PIDiffModel(
-        pack.load("pidiff_core.wplus").WPlusSpace("test", 6, 5),
+        pack.load("pidiff_core.wplus.codes").WPlusSpace("test", 6, 5),
         torch.randn(6, 5),
         encoder=pack.load("pidiff_core.e4e.encoder").E4eEncoder(config),
         crop_size=32,
@@ -117,7 +118,7 @@ def test_a_cut_out_s_mask_has_to_be_inverted_and_the_error_says_so(nodes, model,
     alpha[10:110, 30:115] = 255  # the head stays
     cut_out = Image.fromarray(np.dstack([pixels, alpha]))
     image, mask = through_load_image(nodes, cut_out, "cut_out.png")
-    with pytest.raises(nodes.error, match=r"Invert it .Load Image's mask is 1 where a picture is transparent"):
+    with pytest.raises(nodes.error, match=r"Invert it .Load Image's mask is 1 for transparent pixels"):
         encode(nodes, model, image, mask=mask)
     _, aligned, face_mask = encode(nodes, model, image, mask=1.0 - mask)
     assert face_mask[0, 60, 72] > 0.95
@@ -150,8 +151,8 @@ def test_another_node_s_landmarks_need_no_detector(nodes, model):
     wire = {"frames": [[{"landmarks_xy": other}, {"landmarks_xy": five}]], "image_size": (120, 160)}
     wplus, _, _ = encode(nodes, model, image, landmarks="", face_landmarks=wire, choose="left to right")
     assert torch.equal(wplus.codes, encode(nodes, model, image)[0].codes)
-    everybody = encode(nodes, model, image, landmarks="", face_landmarks=wire, choose="all")
-    assert [len(output) for output in everybody] == [2, 2, 2]
+    every = encode(nodes, model, image, landmarks="", face_landmarks=wire, choose="all")
+    assert [len(output) for output in every] == [2, 2, 2]
     with pytest.raises(nodes.error, match="Both landmarks and face_landmarks"):
         encode(nodes, model, image, face_landmarks=wire)
 
@@ -161,7 +162,7 @@ def test_the_socket_takes_the_host_s_landmarks_and_pose_keypoints(nodes):
     assert set(kind.split(",")) == {"FACE_LANDMARKS", "POSE_KEYPOINT"}
 
 
-def test_nobody_can_be_passed_through(nodes, model):
+def test_a_photo_without_a_face_can_be_passed_through(nodes, model):
     image = torch.rand(2, 120, 160, 3)
     wire = [{"people": [], "canvas_width": 160, "canvas_height": 120}]
     wplus, _, masks = encode(nodes, model, image, landmarks="", face_landmarks=wire, on_no_face="pass through")
@@ -175,7 +176,7 @@ def test_a_parser_that_is_missing_names_folders_files_and_links(nodes, model):
 
 
 def test_a_parser_s_file_is_found_and_used(nodes, model, comfy):
-    files, bisenet = nodes.pack.load("nodes.face_files"), nodes.pack.load("pidiff_core.face.bisenet")
+    files, bisenet = nodes.pack.load("nodes.host.face_files"), nodes.pack.load("pidiff_core.face.parsers.bisenet")
     folder = comfy.base / "models" / "facexlib"
     folder.mkdir(parents=True)
     path = folder / "parsing_bisenet.pth"
@@ -192,3 +193,70 @@ def test_a_parser_s_file_is_found_and_used(nodes, model, comfy):
         assert files.face_parser("geometric", model=model) is None
     finally:
         path.unlink()
+
+
+class SeesOne:
+    """A detector of drawn squares, for the node's own messages: finds a face at FIVE, and is not sure of it."""
+
+    name = "oracle"
+
+    def __init__(self, pack, *, doubtful=False, on_view=lambda: None):
+        self.face = pack.load("pidiff_core.face.search").FaceDetection
+        self.doubtful, self.on_view = doubtful, on_view
+
+    def detect(self, image_bchw):
+        self.on_view()
+        five = torch.tensor([[float(number) for number in pair.split(",")] for pair in FIVE.split()])
+        box = torch.cat([five.amin(dim=0), five.amax(dim=0)])
+        return [self.face(box, five, 0.9, doubtful=self.doubtful)]
+
+
+def test_a_doubtful_face_is_named_on_the_node_and_in_the_log(nodes, model, pack, caplog):
+    image = torch.rand(1, 120, 160, 3)
+    unsure = dataclasses.replace(model, detector=SeesOne(pack, doubtful=True))
+    output = nodes.encode.execute(unsure, image, detector="model", face_index=0, on_no_face="error")
+    assert "Face 0 (oracle) is doubtful" in output.ui["text"][0]
+    assert "Face 0 (oracle) is doubtful" in caplog.text
+    assert output.result[0].origin["photos"][0]["doubtful"] is True
+    sure = dataclasses.replace(model, detector=SeesOne(pack))
+    output = nodes.encode.execute(sure, image, detector="model", face_index=0, on_no_face="error")
+    assert "doubtful" not in output.ui["text"][0]
+    assert "pidiff_warnings" not in output.ui
+
+
+@pytest.mark.parametrize("on_no_face", ["error", "pass through", "whole image"])
+def test_cancel_ends_the_search_and_is_never_taken_for_a_photo_without_a_face(nodes, model, pack, on_no_face):
+    import comfy.model_management as management
+
+    pack.load("nodes.host.progress").register()
+    views = []
+
+    def cancel():
+        views.append(None)
+        management.interrupt_current_processing(True)
+
+    model = dataclasses.replace(model, detector=SeesOne(pack, on_view=cancel))
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            encode(nodes, model, torch.rand(3, 120, 160, 3), detector="model", on_no_face=on_no_face, landmarks="")
+    finally:
+        management.interrupt_current_processing(False)
+    assert len(views) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"face_index": float("nan")}, "face_index should be a whole number"),
+        ({"on_no_face": "nan"}, "on_no_face should be one of"),
+        ({"background": ""}, "background should be one of"),
+        ({"background_mask": "magic"}, "background_mask should be one of"),
+        ({"landmarks": "nan,nan 1,1"}, "not finite"),
+        ({"mask": torch.full((1, 120, 160), torch.nan)}, "not finite"),
+        ({"mask": torch.zeros(1, 0, 160)}, "is empty"),
+    ],
+)
+def test_values_beyond_the_widgets_are_errors(nodes, model, options, message):
+    """The API sends what it likes."""
+    with pytest.raises(nodes.error, match=message):
+        encode(nodes, model, torch.rand(1, 120, 160, 3), **options)

@@ -40,7 +40,7 @@ def array(content):
 
 def own(codes=None, **changes):
     """A file of PIDiffSaveCodes, changed."""
-    config = {"kind": "codes", "space": SPACE, "source": "somebody", "origin": {}} | changes
+    config = {"kind": "codes", "space": SPACE, "source": "someone", "origin": {}} | changes
     tensors = {"codes": torch.zeros(1, 8, 6) if codes is None else codes, "latent_avg": torch.zeros(8, 6)}
     return lambda path: save_file(tensors, path, metadata={"pidiff": json.dumps(config)})
 
@@ -52,15 +52,15 @@ def cut(path):
 
 @pytest.fixture(scope="module")
 def nodes(comfy, pack):
-    pack.load("nodes.folders").register()
-    wplus = pack.load("pidiff_core.wplus")
+    pack.load("nodes.host.folders").register()
+    wplus = pack.load("pidiff_core.wplus.codes")
     space = wplus.WPlusSpace(**SPACE)
     (comfy.base / "input").mkdir(exist_ok=True)
     return SimpleNamespace(
         load=pack.load("nodes.codes").LoadCodes,
-        edit=pack.load("nodes.style_edit").StyleEdit,
+        edit=pack.load("nodes.edit").StyleEdit,
         model=pack.load("pidiff_core.model").PIDiffModel(space, torch.zeros(8, 6), source="tiny"),
-        wplus=wplus.WPlus(torch.ones(1, 8, 6), torch.zeros(8, 6), space, "somebody"),
+        wplus=wplus.WPlus(torch.ones(1, 8, 6), torch.zeros(8, 6), space, "someone"),
         error=pack.load("pidiff_core.errors").PIDiffError,
     )
 
@@ -88,7 +88,7 @@ HOSTILE = {
     "web page": (lambda path: path.write_text("<!DOCTYPE html>"), "web page"),
     "pickle of nothing": (lambda path: path.write_bytes(b"\x80"), "damaged or cut short"),
     "a number": (pickled(torch.tensor(1.0)), r"should hold codes|should be of \(S, D\)"),
-    "not numbers": (pickled([torch.zeros(8, 6), "text"]), "no W\\+ codes but a str|holds no directions"),
+    "not numbers": (pickled([torch.zeros(8, 6), "text"]), "not hold W\\+ codes but a str|holds no directions"),
     "not finite": (pickled(torch.full((8, 6), torch.inf)), "not finite"),
     "too large": (array(np.full((8, 6), 1e300)), "not finite"),
     "complex": (array(np.ones((8, 6), dtype=np.complex64)), "its type is complex64"),

@@ -61,6 +61,6 @@ def test_the_import_leaves_heavy_packages_for_when_they_are_needed(imports):
         "accelerate",
         "facenet_pytorch",
         "skimage",
-        "torchmetrics",
+        "dlib",
     }
-    assert not {name for name in imports[0]["modules"] if "pidiff_core.mini.render" in name or ".training" in name}
+    assert not {name for name in imports[0]["modules"] if "drawn_world.render" in name or ".training" in name}

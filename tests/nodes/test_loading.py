@@ -48,7 +48,7 @@ def folder(comfy, nodes):
 
 @pytest.fixture(scope="module")
 def nodes(comfy, pack):
-    pack.load("nodes.folders").register()
+    pack.load("nodes.host.folders").register()
     return SimpleNamespace(
         load=pack.load("nodes.load").LoadPIDiff,
         mini=pack.load("nodes.load_mini").LoadMini,
@@ -139,12 +139,11 @@ def test_linked_codes_have_a_fingerprint(nodes):
 
 
 def overwritten(path):
-    """As `cp` does it: the file that is mapped gets other numbers."""
+    """As `cp` does it: the same file gets other bytes."""
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets nobody change a mapped file")
 @pytest.mark.parametrize(
     "change",
     [overwritten, lambda path: os.truncate(path, 100), lambda path: path.unlink()],
@@ -155,7 +154,7 @@ def test_a_file_that_changes_before_its_weights_are_read_is_an_error(nodes, fold
     model = load(nodes, "e4e.pt")
     change(folder / "e4e.pt")
     for _ in range(2):  # nor is it read the next time
-        with pytest.raises(nodes.error, match=r"e4e\.pt has changed since LoadPIDiff opened it\. Queue again"):
+        with pytest.raises(nodes.error, match=r"e4e\.pt has changed since Load PIDiff Model opened it\. Queue again"):
             read(nodes, model)
     write_e4e(folder / "e4e.pt")
     assert read(nodes, load(nodes, "e4e.pt"))
@@ -202,9 +201,18 @@ def test_memory_does_not_grow_when_a_file_is_loaded_twice(nodes, folder):
 
 @pytest.mark.parametrize(
     ("precision", "dtype"),
-    [("auto", torch.float32), ("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
+    [
+        ("auto, faster in fp32", torch.float32),
+        ("auto, faster in bf16", torch.bfloat16),
+        ("fp32", torch.float32),
+        ("fp16", torch.float16),
+        ("bf16", torch.bfloat16),
+    ],
 )
-def test_the_precision_is_the_users_choice(nodes, folder, precision, dtype):
+def test_the_precision_is_the_users_choice(nodes, pack, folder, monkeypatch, precision, dtype):
+    precision, _, faster = precision.partition(", faster in ")
+    placement = pack.load("nodes.host.model_management")
+    monkeypatch.setattr(placement, "cpu_is_faster_in_bf16", lambda: faster == "bf16")
     write_e4e(folder / "e4e.pt")
     model = load(nodes, "e4e.pt", precision=precision)
     codes = read(nodes, model).codes
@@ -240,7 +248,7 @@ def test_the_embedded_model_is_managed_and_shared_too(nodes, management):
 
 
 def test_without_video_memory_for_weights_the_networks_run_on_the_cpu(pack, management, monkeypatch):
-    placement = pack.load("nodes.placement")
+    placement = pack.load("nodes.host.model_management")
     monkeypatch.setattr(management, "vae_device", lambda: torch.device("cuda"))
     assert placement.load_device() == torch.device("cuda")
     monkeypatch.setattr(management, "vram_state", management.VRAMState.NO_VRAM)
@@ -256,10 +264,13 @@ def test_without_video_memory_for_weights_the_networks_run_on_the_cpu(pack, mana
         (False, False, torch.float32),
     ],
 )
-def test_the_automatic_precision_has_the_range_that_the_encoder_needs(pack, management, monkeypatch, bf16, fp16, dtype):
+def test_the_automatic_precision_on_a_gpu_has_the_range_that_the_encoder_needs(
+    pack, management, monkeypatch, bf16, fp16, dtype
+):
+    monkeypatch.setattr(management, "vae_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(management, "should_use_bf16", lambda device: bf16)
     monkeypatch.setattr(management, "should_use_fp16", lambda device: fp16)
-    assert pack.load("nodes.placement").precision_dtype("auto") == dtype
+    assert pack.load("nodes.host.model_management").precision_dtype("auto") == dtype
 
 
 def test_room_is_made_for_the_networks_work_too(nodes, folder, management, monkeypatch):
@@ -299,5 +310,5 @@ def test_offsets_need_the_average_that_an_adapter_alone_does_not_know(nodes, com
     assert torch.equal(codes.codes, torch.ones(1, 18, 512))
     with pytest.raises(nodes.error, match=r"average code of .*unknown"):
         _ = codes.offsets
-    with pytest.raises(nodes.error, match=r"Choose the encoder in LoadPIDiff too"):
+    with pytest.raises(nodes.error, match=r"Choose the encoder in Load PIDiff Model too"):
         nodes.codes.execute("person.pt", kind="offset", pidiff_model=model)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+
+from drawn_world.data import World
+from drawn_world.render import render
+from tests.nodes.small_unets import watch
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +44,7 @@ def test_the_mask_has_the_size_of_the_picture_and_lies_on_it(mini, localise):
 
 def test_the_map_finds_the_head_of_a_drawn_person(mini, localise):
     """The embedded adapter was trained to localise: on a rendered picture, inside the head it is far above the rest."""
-    world = mini.pack.load("pidiff_core.mini.data").World(seed=3_000_000, people=2, scenes=1)
-    render = mini.pack.load("pidiff_core.mini.render").render
+    world = World(seed=3_000_000, people=2, scenes=1)
     vae = mini.pack.load("nodes").LoadMini.execute().result[2]
     for number in range(2):
         drawn = render(world.person(number), world.scene(number, medium="photo"))
@@ -73,13 +78,13 @@ def test_each_person_of_a_chain_has_a_map_and_minus_one_is_all(mini, localise):
 
 def test_levels_below_the_start_of_an_identity_are_empty(mini, localise):
     _, _, steps = localise(mini.apply(start_percent=0.9), steps=4, stretch=False)
-    nothing = mini.pack.load("pidiff_core.overlay").heat(torch.zeros(1, 1, 1))
+    nothing = mini.pack.load("pidiff_core.adapter.overlay").heat(torch.zeros(1, 1, 1))
     assert torch.equal(steps[:3], nothing.expand(3, 128, 128, 3))
     assert not torch.equal(steps[3:], nothing.expand(1, 128, 128, 3))
 
 
 def test_exception_nobody_there_and_a_person_too_many(mini, localise):
-    with pytest.raises(mini.errors.PIDiffError, match="ApplyIdentityAdapter"):
+    with pytest.raises(mini.errors.PIDiffError, match="no identity applied"):
         localise(mini.model)
     with pytest.raises(mini.errors.PIDiffError, match=r"Person 3.*has 1"):
         localise(mini.apply(), person=3)
@@ -93,3 +98,28 @@ def test_a_person_of_no_strength_keeps_the_number_and_has_an_empty_map(mini, loc
     both = mini.apply(mini.apply(strength=0.0), codes=mini.wplus.select(1))
     assert localise(both, person=0, stretch=False)[0].abs().max() == 0.0
     assert torch.equal(localise(both, person=1)[0], localise(mini.apply(codes=mini.wplus.select(1)))[0])
+
+
+def test_maps_are_those_of_the_prompt_also_if_the_other_half_has_a_person(mini):
+    """A sampler that evaluates both halves, with an average person in the unconditional one, whose prediction is left
+    out, so that each step sees the same latent as without that half."""
+    state = mini.pack.load("nodes.unet.run_state")
+
+    def recorded(unconditional, *, both_halves):
+        recorder = state.MapRecorder([0], (16, 16))
+        patched = mini.apply(unconditional=unconditional)
+        options = patched.model_options["transformer_options"]
+        options[state.KEY] = replace(state.RunState.of(options), recorder=recorder)
+        patched.set_model_sampler_cfg_function(
+            lambda args: args["input"] - args["cond_denoised"], disable_cfg1_optimization=both_halves
+        )
+        with watch(patched) as calls:
+            mini.sample(patched, cfg=1.0)
+        halves = {len(call.q) for call in calls.calls}
+        assert halves == {2 if both_halves else 1}
+        (mean,) = recorder.means()
+        return mean
+
+    alone = recorded("nothing", both_halves=False)
+    assert alone.std() > 0.01
+    torch.testing.assert_close(recorded("average person", both_halves=True), alone, atol=1e-4, rtol=0)

@@ -8,10 +8,20 @@ import pytest
 import torch
 
 
-def test_an_identity_changes_the_picture_and_stays_finite(mini):
-    out = mini.sample(mini.apply())
-    assert out.isfinite().all()
-    assert not torch.equal(out, mini.vanilla)
+def assert_added(mini, calls, **expected):
+    """At every site, what the readable branch adds to the conditional half, and nothing else."""
+    assert {call.site for call in calls} == {spec.name for spec in mini.pidiff_model.adapter.config.sites}
+    for call in calls:
+        wanted = mini.expected(call, **expected)
+        assert wanted.abs().max() > 1e-3
+        torch.testing.assert_close(call.added, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_identity_adds_at_every_site_of_every_step_what_the_readable_branch_adds(mini):
+    calls = mini.seen(mini.apply(codes=mini.wplus.select(0)))
+    assert calls.evaluations == 4
+    assert_added(mini, calls.calls)
+    assert_added(mini, mini.seen(mini.apply(codes=mini.wplus.select(1), strength=0.5)).calls, who=1, factors=0.5)
 
 
 @pytest.mark.parametrize(
@@ -89,26 +99,46 @@ def test_a_mask_keeps_the_identity_out_of_the_rest_in_one_step(mini):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 20), (9, 13)])
-def test_any_latent_size(mini, size):
+def test_a_mask_of_any_size_covers_the_same_part_of_a_latent_of_any_size(mini, size):
+    """From 20 % to 70 % of the height: nothing above and below, the whole identity in the middle."""
     mask = torch.zeros(1, 100, 60)
     mask[:, 20:70] = 1
-    assert mini.sample(mini.apply(mask=mask), size=size).isfinite().all()
+    checked = 0
+    for call in mini.seen(mini.apply(codes=mini.wplus.select(0), mask=mask), size=size).calls:
+        height = call.size[0]
+        free = mini.expected(call).unflatten(1, call.size)
+        added = call.added.unflatten(1, call.size)
+        for row in range(height):
+            # The mask is smoothed when it is made smaller: a row beside a border has a part of it.
+            if (row + 2) / height <= 0.2 or (row - 1) / height >= 0.7:
+                assert not added[:, row].any(), (call.site, row)
+                checked += 1
+            elif (row - 1) / height >= 0.2 and (row + 2) / height <= 0.7:
+                torch.testing.assert_close(added[:, row], free[:, row], rtol=1e-4, atol=1e-5)
+                checked += 1
+    assert checked > 20
 
 
-def test_identities_chain(mini):
+def test_identities_of_a_chain_add_up_each_under_its_own_mask(mini):
     left, right = torch.zeros(1, 16, 16), torch.zeros(1, 16, 16)
     left[..., :8], right[..., 8:] = 1, 1
     one = mini.apply(codes=mini.wplus.select(0), mask=left)
+    before = mini.sample(one)
     both = mini.apply(one, codes=mini.wplus.select(1), mask=right)
-    results = [mini.sample(model) for model in (one, both)]
-    assert not torch.equal(*results)
-    assert torch.equal(mini.sample(one), results[0])
+    for call in mini.seen(both).calls:
+        width = call.size[1]
+        added = call.added.unflatten(1, call.size)
+        for who, columns in ((0, slice(0, width // 2 - 1)), (1, slice(width // 2 + 1, width))):
+            free = mini.expected(call, who).unflatten(1, call.size)
+            torch.testing.assert_close(added[:, :, columns], free[:, :, columns], rtol=1e-4, atol=1e-5)
+    assert torch.equal(mini.sample(one), before)
 
 
 def test_a_range_starts_late(mini):
-    late = mini.sample(mini.apply(start_percent=0.5))
-    assert not torch.equal(late, mini.vanilla)
-    assert not torch.equal(late, mini.sample(mini.apply()))
+    """The normal schedule of four steps is at 0, 1/3, 2/3 and 1 of the sampling."""
+    calls = mini.seen(mini.apply(codes=mini.wplus.select(0), start_percent=0.5)).calls
+    assert not any(call.added.any() for call in calls if call.evaluation <= 2)
+    assert_added(mini, [call for call in calls if call.evaluation > 2])
 
 
 class Foreign:
@@ -180,14 +210,14 @@ def test_an_adapter_of_another_width_is_refused(mini):
         ({"sites": (("input.1.0", 320, 8),)}, r"input\.1\.0.*320.*64 channels"),
         ({"sites": (("input.99.0", 64, 2),)}, "no such site"),
     ):
-        values = {**own.to_json(), **changes}
-        wrong = adapter_module.IdentityAdapter(config_module.AdapterConfig.from_json(values))
+        values = {**own.to_dict(), **changes}
+        wrong = adapter_module.IdentityAdapter(config_module.AdapterConfig.from_dict(values))
         with pytest.raises(mini.errors.PIDiffError, match=match):
             mini.patching.apply_identity(mini.model, wrong, mini.wplus, options=mini.patching.ApplyOptions())
 
 
 def test_codes_of_another_space_are_refused(mini):
-    wplus_module = mini.pack.load("pidiff_core.wplus")
+    wplus_module = mini.pack.load("pidiff_core.wplus.codes")
     space = wplus_module.WPlusSpace("elsewhere", 10, 128)
     codes = wplus_module.WPlus(torch.zeros(1, 10, 128), torch.zeros(10, 128), space)
     with pytest.raises(mini.errors.PIDiffError, match=r"elsewhere.*mini-64"):

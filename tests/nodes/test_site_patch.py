@@ -50,15 +50,17 @@ def test_every_layer_of_every_block_has_a_site_and_keys_as_other_packs_write_the
 @pytest.mark.parametrize("kind", ["host", "text", "wplus-adapter"])
 @pytest.mark.parametrize("halves", [[0], [1], [0, 1], [1, 0], [0, 0, 1], [0, 1, 2]])
 def test_each_chunk_gets_what_its_half_gets_in_every_order(small, kind, halves):
-    patched = small.apply(kind=kind, uncond_average=kind == "wplus-adapter")
+    patched = small.apply(kind=kind, unconditional="auto")
     q, k, v = qkv()
-    alone = {half: added(patched, cond_or_uncond=[half])[0] for half in (0, 1)}
+    fresh = {half: small.apply(kind=kind, unconditional="auto") for half in (0, 1)}  # nothing cached by the other half
+    alone = {half: added(model, cond_or_uncond=[half])[0] for half, model in fresh.items()}
     assert alone[0].abs().max() > 0.01
     assert (alone[1].abs().max() > 0.01) == (kind == "wplus-adapter")
     many = [x.repeat(len(halves), 1, 1) for x in (q, k, v)]
     joined = replacements(patched)[KEY](*many, options_of_a_step(cond_or_uncond=halves)) - text_attention(*many)
     for row, half in enumerate(halves):
-        torch.testing.assert_close(joined[row], alone[min(half, 1)], rtol=1e-4, atol=1e-5)
+        expected = alone[half] if half in alone else torch.zeros_like(alone[0])  # neither half gets nothing
+        torch.testing.assert_close(joined[row], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["host", "text", "wplus-adapter"])
@@ -78,6 +80,11 @@ def test_masks_go_round_over_a_batch_as_identities_do(small):
     ):
         assert rows[row, there].abs().amax() > 0.01
         assert rows[row, away].abs().amax() == 0
+
+
+def test_a_grey_mask_is_a_weaker_identity(small):
+    free = added(small.apply())
+    torch.testing.assert_close(added(small.apply(mask=torch.full((1, 8, 8), 0.3))), 0.3 * free, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [None, [1, WIDTH, 5, 5]])
@@ -141,7 +148,8 @@ def test_callbacks_of_other_packs_see_what_they_would_see_without_us(small):
     q, k, v = qkv()
     for factor in (0.5, 0.25):
         patch.add(push, factor=factor, sigma_start=2.0, sigma_end=0.5)
-    patch.add(push, factor=100.0, sigma_start=0.5, sigma_end=0.0)  # not at this sigma
+    for sigma_start, sigma_end in ((0.5, 0.0), (9.0, 1.5)):  # not at this sigma
+        patch.add(push, factor=100.0, sigma_start=sigma_start, sigma_end=sigma_end)
     out = patch(q, k, v, options_of_a_step())
     torch.testing.assert_close(out, by_hand(text_attention(q, k, v), 0.5, 0.25) + ours, rtol=1e-4, atol=1e-5)
 
@@ -163,11 +171,14 @@ def test_what_another_pack_adds_to_a_clone_stays_in_that_clone(small, shared, mo
     assert torch.equal(added(patched), before)
     assert not torch.equal(added(clone), before)
     assert not torch.equal(added(clone.clone()), before)
+    text = text_attention(*qkv())
+    second = added(small.apply(clone, who=1)) - added(small.apply(patched, who=1))
+    torch.testing.assert_close(second, 0.5 * text, rtol=1e-4, atol=1e-4)  # the callback outlives the next Apply node
     assert torch.equal(added(small.apply(patched, who=1)), added(small.apply(small.apply(), who=1)))
 
 
 def test_the_older_contract_is_answered_with_the_remedy(small):
-    with pytest.raises(small.error, match="before ApplyIdentityAdapter"):
+    with pytest.raises(small.error, match="before Apply Identity Adapter"):
         replacements(small.apply())[KEY].set_new_condition(weight=1.0, ipadapter=None, number=0)
 
 
@@ -232,7 +243,7 @@ def test_an_override_of_the_hosts_attention_is_honoured(small):
 def test_half_precision_stays_close_and_keeps_its_type(small, dtype, precision, monkeypatch):
     attention = small.model.model.diffusion_model.input_blocks[1][1].transformer_blocks[0].attn2
     monkeypatch.setattr(attention, "attn_precision", precision)
-    identity = small.patching.people_of(small.apply(kind="text"))[0]
+    identity = small.patching.run_state_of(small.apply(kind="text")).identities[0]
     assert identity.site(NAME, 0, like=torch.zeros((), dtype=dtype)).keys.dtype == (precision or dtype)
     patch = replacements(small.apply(kind="text"))[KEY]
     exact = patch(*qkv(), options_of_a_step())

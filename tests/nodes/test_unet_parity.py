@@ -46,8 +46,8 @@ def unets(comfy):
 @pytest.fixture(scope="module")
 def make(pack):
     """Adapter and codes of the pack's own classes."""
-    modules = {name: pack.load(f"pidiff_core.{name}") for name in ("adapter.config", "adapter.adapter", "wplus")}
-    processor = pack.load("pidiff_core.adapter.diffusers_processor")
+    modules = {name: pack.load(f"pidiff_core.{name}") for name in ("adapter.config", "adapter.adapter", "wplus.codes")}
+    processor = pack.load("pidiff_core.training.diffusers_processor")
 
     def adapter(unet, **settings):
         torch.manual_seed(1)
@@ -59,8 +59,8 @@ def make(pack):
         torch.nn.init.normal_(made.projection.norm.bias)
         return made.requires_grad_(False)
 
-    space = modules["wplus"].WPlusSpace("test", 18, 16)
-    wplus = modules["wplus"].WPlus(torch.randn(1, 18, 16), torch.randn(18, 16), space)
+    space = modules["wplus.codes"].WPlusSpace("test", 18, 16)
+    wplus = modules["wplus.codes"].WPlus(torch.randn(1, 18, 16), torch.randn(18, 16), space)
     return adapter, wplus, processor
 
 
@@ -94,7 +94,7 @@ def test_an_adapter_does_in_comfyui_what_it_did_in_training(unets, make, pack, h
     theirs, model = unets
     make_adapter, wplus, processor = make
     adapter = make_adapter(theirs, query=query)
-    patching = pack.load("nodes.patching")
+    patching = pack.load("nodes.unet.apply")
     patched = patching.apply_identity(model, adapter, wplus, options=patching.ApplyOptions(strength=0.7))
     latents, text = inputs(len(halves), size)
 
@@ -134,8 +134,8 @@ def test_w_plus_adapter_does_in_comfyui_what_its_authors_code_does(unets, make, 
     theirs, model = unets
     make_adapter, wplus, processor = make
     adapter = make_adapter(theirs, format="wplus-adapter", query="text")
-    patching = pack.load("nodes.patching")
-    options = patching.ApplyOptions(strength=0.7, uncond_average=True)
+    patching = pack.load("nodes.unet.apply")
+    options = patching.ApplyOptions(strength=0.7, unconditional="average person")
     patched = patching.apply_identity(model, adapter, wplus, options=options)
     latents, text = inputs(len(halves), size)
 
@@ -161,5 +161,5 @@ def test_the_published_numbers_are_these_sites(unets, make, pack):
     _, _, processor = make
     order = [processor.site_of(theirs, name).name for name in theirs.attn_processors if ".attn2." in name]
     numbers = [index for index, name in enumerate(theirs.attn_processors) if ".attn2." in name]
-    assert order == list(pack.load("pidiff_core.adapter.published").SITES)
+    assert order == list(pack.load("pidiff_core.files.foreign.wplus_adapter").SITES)
     assert numbers == list(range(1, 32, 2))

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pidiff_core.checkpoint import load_strict
-from pidiff_core.face.bisenet import BiSeNet
-from pidiff_core.face.parsenet import ParseNet
+from pidiff_core.face.parsers.bisenet import BiSeNet
+from pidiff_core.face.parsers.parsenet import ParseNet
+from pidiff_core.files.weights import load_strict
 from tests.parity.seeded import normal, sample, weights
 
 pytestmark = pytest.mark.parity

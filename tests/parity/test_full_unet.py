@@ -2,7 +2,7 @@
 
 Both UNets share one set of random weights, and both get the identity from one file in the published layout. On the
 reference's side that file is read by its numbers alone: number i belongs to entry i of diffusers' list of attention
-processors. On ours it goes through `from_published` and ApplyIdentityAdapter, and a whole step of ComfyUI's sampler.
+processors. On ours it goes through `read_wplus_adapter`, ApplyIdentityAdapter, and a whole step of ComfyUI's sampler.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ def both(comfy, pack):
     model = comfy.model_patcher.ModelPatcher(network, load_device=cpu, offload_device=cpu)
 
     file, codes = cases.wplus_adapter_file(), cases.wplus_codes()[:1]
-    adapter = pack.load("pidiff_core.adapter.published").from_published(file, name="wplus_adapter.bin")
+    adapter = pack.load("pidiff_core.files.foreign.wplus_adapter").read_wplus_adapter(file, name="wplus_adapter.bin")
     average = torch.zeros(18, 512)
-    patching = pack.load("nodes.patching")
+    patching = pack.load("nodes.unet.apply")
     patched = patching.apply_identity(
         model,
         adapter.adapter,
-        pack.load("pidiff_core.wplus").WPlus(codes, average, adapter.space),
-        options=patching.ApplyOptions(strength=SCALE, uncond_average=True),
+        pack.load("pidiff_core.wplus.codes").WPlus(codes, average, adapter.space),
+        options=patching.ApplyOptions(strength=SCALE, unconditional="average person"),
     )
     yield SimpleNamespace(theirs=theirs, file=file, codes=codes, model=model, patched=patched)
     del theirs, network, state, model, patched

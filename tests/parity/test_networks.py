@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pidiff_core.checkpoint import load_strict
 from pidiff_core.e4e.config import PRESETS as ENCODERS
 from pidiff_core.e4e.encoder import E4eEncoder
+from pidiff_core.files.weights import load_strict
 from pidiff_core.stylegan2.config import PRESETS as GENERATORS
 from pidiff_core.stylegan2.config import GeneratorConfig
 from pidiff_core.stylegan2.generator import Generator

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from pidiff_core.adapter.folding import add_attended, attend, fold
-from pidiff_core.adapter.published import SITES, SPACE, from_published
-from pidiff_core.wplus import WPlus
+from pidiff_core.files.foreign.wplus_adapter import SITES, SPACE, read_wplus_adapter
+from pidiff_core.wplus.codes import WPlus
 from tests.parity import cases
 from tests.parity.seeded import sample
 
@@ -32,7 +32,7 @@ def relative_error(values, reference):
 
 @pytest.fixture(scope="module")
 def adapter():
-    return from_published(cases.wplus_adapter_file(), name="wplus_adapter.bin").adapter
+    return read_wplus_adapter(cases.wplus_adapter_file(), name="wplus_adapter.bin").adapter
 
 
 @pytest.fixture(scope="module")

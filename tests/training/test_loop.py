@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ pytest.importorskip("diffusers", reason="training is the optional extra `train`"
 
 from pidiff_core.errors import PIDiffError
 from pidiff_core.training.loop import LoopConfig, fresh, train
+from pidiff_core.training.stages import save_grid
 
 
 def batch(step: int) -> dict[str, torch.Tensor]:
@@ -31,7 +33,7 @@ def line() -> torch.nn.Module:
 def config(**fields) -> LoopConfig:
     defaults = {
         "steps": 60, "learning_rate": 0.1, "warmup_steps": 5, "ema_decay": 0.9, "checkpoint_every": 20, "log_every": 20,
-        "precision": "no", "compiled": False,
+        "precision": "fp32", "compiled": False,
     }  # fmt: skip
     return LoopConfig(**{**defaults, **fields})
 
@@ -92,7 +94,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
         values = batch(step)
         return {**values, "y": values["y"] * float("nan")} if step >= 30 else values
 
-    with pytest.raises(PIDiffError, match="step 40"):
+    with pytest.raises(PIDiffError, match=r"step 31 .*after step 20"):
         train(line(), config(), batch=broken, loss=loss, folder=tmp_path)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 20
 
@@ -114,7 +116,7 @@ def test_what_is_random_follows_the_seed_and_disturbs_nobody(tmp_path):
     assert not torch.equal(modules[0].weight, modules[2].weight)
 
 
-@pytest.mark.parametrize("order", [("no", "bf16"), ("bf16", "no")])
+@pytest.mark.parametrize("order", [("fp32", "bf16"), ("bf16", "fp32")])
 def test_stages_of_one_process_differ_in_precision(tmp_path, order):
     for precision in order:
         seen = []
@@ -136,3 +138,69 @@ def test_the_rate_warms_up_and_decays():
     assert rates[0] < rates[4] == 1.0
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < 0.03
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of a process are Unix's")
+    train(line(), config(steps=20), batch=batch, loss=loss, folder=tmp_path)
+    before = (tmp_path / "state.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond 1000 bytes
+    try:
+        with pytest.raises(PIDiffError, match=r"state\.pt could not be written.*free some space"):
+            train(line(), config(steps=40), batch=batch, loss=loss, folder=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
+    train(line(), config(steps=40), batch=batch, loss=loss, folder=tmp_path)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 40
+
+
+def test_a_full_disk_leaves_the_last_sample_grid_whole_and_nothing_else(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of a process are Unix's")
+    noise = torch.rand(4, 16, 16, 3, generator=torch.Generator().manual_seed(0))
+    save_grid(tmp_path / "grid.png", torch.zeros(4, 16, 16, 3), columns=2)
+    before = (tmp_path / "grid.png").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(PIDiffError, match=r"Cannot write .*grid\.png .*free space"):
+            save_grid(tmp_path / "grid.png", noise, columns=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+    assert (tmp_path / "grid.png").read_bytes() == before
+    save_grid(tmp_path / "grid.png", noise, columns=2)
+    assert (tmp_path / "grid.png").stat().st_size > 1000
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(line(), config(steps=40), batch=batch, loss=loss, folder=tmp_path)
+    state = tmp_path / "state.pt"
+    state.write_bytes(state.read_bytes()[:-200])
+    with pytest.raises(PIDiffError, match=r"state\.pt cannot be read .*previous_state\.pt"):
+        train(line(), config(steps=40), batch=batch, loss=loss, folder=tmp_path)
+    state.unlink()  # what the message says to do
+    assert torch.load(tmp_path / "previous_state.pt", weights_only=True)["step"] == 20
+    assert train(line(), config(steps=40), batch=batch, loss=loss, folder=tmp_path)
+
+
+def test_auto_precision_stays_what_it_was(tmp_path):
+    train(line(), config(steps=20, precision="bf16"), batch=batch, loss=loss, folder=tmp_path)
+    seen = []
+
+    def recording(module, inputs):
+        seen.append(module(inputs["x"]).dtype)
+        return loss(module, inputs)
+
+    train(line(), config(steps=40, precision="auto"), batch=batch, loss=recording, folder=tmp_path)
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_exception_for_an_optimiser_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    with pytest.raises(PIDiffError, match="pip install prodigyopt"):
+        train(line(), config(optimiser="prodigy"), batch=batch, loss=loss, folder=tmp_path)
+    with pytest.raises(PIDiffError, match="'sgd': expected one of adamw"):
+        train(line(), config(optimiser="sgd"), batch=batch, loss=loss, folder=tmp_path)

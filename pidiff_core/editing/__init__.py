@@ -1,1 +1,0 @@
-"""Style editing in W+: directions, and mixing the levels of two people."""

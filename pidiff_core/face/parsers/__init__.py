@@ -1,0 +1,1 @@
+"""Face-parsing networks: which pixels of a crop are the person."""

@@ -1,0 +1,1 @@
+"""Every container: safetensors, pickles, networks, adapters; strict loading."""

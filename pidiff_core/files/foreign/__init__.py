@@ -1,0 +1,1 @@
+"""Other projects' checkpoint layouts. Nothing else knows their key names."""

@@ -1,0 +1,1 @@
+"""Photos on disk become training data: `prepare` writes shards and an index, `PreparedData` reads batches from them."""

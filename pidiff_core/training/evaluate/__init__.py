@@ -1,0 +1,1 @@
+"""Measures of an adapter: identity by an independent recogniser, text, background, localisation, diversity, edits."""

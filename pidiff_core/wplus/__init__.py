@@ -1,0 +1,1 @@
+"""W+ codes as values and as files; averages, directions, edits."""

@@ -1,0 +1,123 @@
+"""The sliders of StyleEdit in the real front end: they change the queued codes and the portrait, and are saved."""
+
+from __future__ import annotations
+
+import json
+from urllib.request import Request, urlopen
+
+import pytest
+
+import comfy_host
+from comfy_host import ROOT
+
+NAME = "pidiff_edit"
+EDIT_NODE = "6"
+DRAWN = "() => Number(document.querySelector('.pidiff-edit')?.dataset.drawn ?? 0)"
+PIXELS = """() => {
+    const image = document.querySelector('.pidiff-edit img');
+    const canvas = Object.assign(document.createElement('canvas'), { width: 64, height: 64 });
+    canvas.getContext('2d').drawImage(image, 0, 0, 64, 64);
+    return [...canvas.getContext('2d').getImageData(0, 0, 64, 64).data];
+}"""
+
+
+@pytest.fixture(scope="module", params=["0.30.0", pytest.param("0.3.52", marks=pytest.mark.slow)])
+def host(request, tmp_path_factory):
+    """The newest ComfyUI and the oldest one, each with its own front end."""
+    base = tmp_path_factory.mktemp(f"panel-{request.param}")
+    with comfy_host.ComfyServer(comfy_host.prepare(request.param), base=base) as running:
+        yield running
+
+
+def open_graph(page, host, graph=None, *, vue=False):
+    settings = {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.VueNodes.Enabled": vue,
+    }  # no template browser at the first visit
+    address = f"http://{host.address}"
+    urlopen(Request(f"{address}/api/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"}))
+    page.goto(address)
+    page.wait_for_function("() => !!window.app?.graph", timeout=120_000)
+    page.wait_for_function("() => 'StyleEdit' in (window.LiteGraph?.registered_node_types ?? {})", timeout=120_000)
+    page.evaluate(
+        "async ([graph, url]) => window.app.loadGraphData(graph ?? await (await fetch(url)).json())",
+        [graph, f"/api/workflow_templates/pidiff/{NAME}.json"],
+    )
+    page.wait_for_selector(".pidiff-edit", state="attached")
+    page.evaluate(
+        """() => {
+            const [x, y] = window.app.graph.getNodeById(6).pos;
+            Object.assign(window.app.canvas.ds, { scale: 0.9, offset: [300 - x, 60 - y] });
+            window.app.canvas.setDirty(true, true);
+        }"""
+    )
+
+
+def queued_edits(page):
+    job = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    return json.loads(job[EDIT_NODE]["inputs"]["edits"])
+
+
+def screenshot(page, name):
+    folder = ROOT / "outputs" / "browser"
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
+def test_sliders_change_the_queued_codes_and_the_portrait_and_are_saved(page, host, vue):
+    if vue and host.host.name == "0.3.52":
+        pytest.skip("ComfyUI 0.3.52 has no Nodes 2.0")
+    open_graph(page, host, vue=vue)
+    page.evaluate("async () => window.app.queuePrompt(0)")
+    page.wait_for_function(f"({DRAWN})() > 0", timeout=180_000)
+    slider = page.locator(".pidiff-edit input[data-slider='direction:glasses']")
+    page.wait_for_selector(".pidiff-edit[data-ready=true]", state="attached", timeout=60_000)
+    page.wait_for_timeout(1000)
+    before, drawn, pixels = queued_edits(page), page.evaluate(DRAWN), page.evaluate(PIXELS)
+    assert before["directions"] == {"long hair": 0.8}
+    slider.scroll_into_view_if_needed()
+    slider.focus()
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"({DRAWN})() > {drawn}", timeout=60_000)
+    page.wait_for_timeout(1500)
+    edits = queued_edits(page)
+    assert edits["directions"]["long hair"] == 0.8
+    assert edits["directions"]["glasses"] > 0
+    changed = page.evaluate(PIXELS)
+    assert sum(abs(one - two) for one, two in zip(pixels, changed)) / len(pixels) > 1
+    print(
+        f"{host.host.name}: {page.evaluate('''() => document.querySelector('.pidiff-edit').dataset.milliseconds''')} ms"
+    )
+    screenshot(page, f"style_edit_{host.host.name}_{'nodes2' if vue else 'canvas'}.png")
+
+    # Another person's colours, a favourite, undo and redo.
+    share = page.locator(".pidiff-edit input[data-slider='mix:fine']")
+    share.focus()
+    page.keyboard.press("End")
+    assert queued_edits(page)["mix"]["fine"] == 1
+    page.locator(".pidiff-edit input[type=text]").fill("mine")
+    page.keyboard.press("Enter")
+    buttons = page.locator(".pidiff-edit nav button")
+    buttons.get_by_text("Reset").click()
+    nothing = {"directions": {}, "mix": {"coarse": 0, "medium": 0, "fine": 0}}
+    assert queued_edits(page) == nothing
+    buttons.get_by_text("Undo").click()
+    kept = queued_edits(page)
+    assert kept["mix"]["fine"] == 1
+    buttons.get_by_text("Redo").click()
+    assert queued_edits(page) == nothing
+    assert buttons.get_by_text("Redo").is_disabled()
+    buttons.get_by_text("Undo").click()
+    assert queued_edits(page) == kept
+
+    # The workflow file keeps them: the sliders are there before the first run.
+    graph = page.evaluate("() => window.app.graph.serialize()")
+    open_graph(page, host, graph, vue=vue)
+    assert queued_edits(page) == kept
+    amount = page.locator(".pidiff-edit input[data-slider='direction:glasses']").input_value()
+    assert float(amount) > 0
+    assert page.locator(".pidiff-edit select option[value=mine]").count() == 1
+    assert not page.errors

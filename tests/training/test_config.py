@@ -1,0 +1,107 @@
+"""The configuration: defaults, presets, files, the command line; typos and wrong types are named before work starts."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("accelerate", reason="training is the optional extra `train`")
+
+from pidiff_core.errors import PIDiffError
+from pidiff_core.training.cli import main
+from pidiff_core.training.config import Config
+from pidiff_core.training.config_file import dump, load_config, preset_names
+from pidiff_core.training.folder_lock import folder_lock
+from pidiff_core.training.trainer import check
+
+
+def test_later_layers_win(tmp_path):
+    file = tmp_path / "my.toml"
+    file.write_text('preset = "mini"\n[localise]\nsteps = 7\nbatch_size = 4\n', encoding="utf-8")
+    config = load_config(file=file, overrides=[("localise.batch_size", "6"), ("optimiser.betas", "0.8,0.9")])
+    assert (config.base.path, config.localise.steps, config.localise.batch_size) == ("mini", 7, 6)
+    assert config.localise.learning_rate == 2e-3, "the preset's"
+    assert config.optimiser.betas == (0.8, 0.9)
+    assert load_config(preset="sd15", file=file).extract.steps == 20000, "the command line's preset"
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_whole_and_comes_back_from_its_dump(name, tmp_path):
+    config = load_config(preset=name)
+    file = tmp_path / "dumped.toml"
+    file.write_text(dump(config), encoding="utf-8")
+    assert load_config(file=file) == config
+    assert {"sd15", "sdxl", "sdxl-12gb", "mini"} <= set(preset_names())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("localise.step", "5", r"'localise\.step' is not a setting.*Did you mean 'localise\.steps'"),
+        ("localize.steps", "5", "'localize' is not a table.*Did you mean 'localise'"),
+        ("run.min_snr_gamma", "5", r"Did you mean 'strategy\.min_snr_gamma'"),
+        ("steps", "5", r"expected table\.key"),
+        ("localise.steps", "many", r"'localise\.steps' is 'many': expected a whole number"),
+        ("localise.steps", "1.5", "expected a whole number"),
+        ("run.gradient_checkpointing", "1", "expected true or false"),
+        ("optimiser.betas", "0.9", "has 1 values: expected 2"),
+        ("optimiser.name", "adam", "expected one of adamw"),
+        ("run.precision", "fp16", "expected one of auto, bf16, fp32"),
+        ("run.sharding", "zero", "expected one of none, fsdp2"),
+        ("extract.batch_size", "0", "expected at least 1"),
+        ("localise.accumulation", "3", "cannot be split into 3"),
+        ("strategy.drop_text", "2", "between 0 and 1"),
+    ],
+)
+def test_exception_for_what_is_wrong(key, value, match):
+    with pytest.raises(PIDiffError, match=match):
+        load_config(overrides=[(key, value)])
+
+
+def test_exception_for_files_that_are_not_configurations(tmp_path):
+    (tmp_path / "a.toml").write_text("[localise\n")
+    (tmp_path / "b.toml").write_bytes("# Ä\n".encode("utf-16"))
+    (tmp_path / "c.toml").write_text("localise = 5\n")
+    for name, match in (("a", "not valid TOML"), ("b", "not UTF-8"), ("c", "is a table"), ("d", "Cannot read")):
+        with pytest.raises(PIDiffError, match=match):
+            load_config(file=tmp_path / f"{name}.toml")
+    with pytest.raises(PIDiffError, match="The preset is 'sd16': expected one of"):
+        load_config(preset="sd16")
+
+
+def test_exception_before_any_file_is_read():
+    with pytest.raises(PIDiffError, match="No base model was given"):
+        check(Config())
+    config = load_config(overrides=[("base.path", "mini"), ("localise.batch_size", "6")])
+    with pytest.raises(PIDiffError, match=r"extract\.batch_size is 8.*multiple of 3"):
+        check(config, processes=3)
+    with pytest.raises(PIDiffError, match="The tracker is 'mlflow'"):
+        check(load_config(overrides=[("base.path", "mini"), ("run.trackers", "mlflow")]))
+
+
+def test_the_command_line(capsys, tmp_path):
+    assert main(["train", "--preset", "mini", "--localise.steps=9", "--set", "run.seed=4", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert "steps = 9" in printed
+    assert "seed = 4" in printed
+    for arguments, match in (
+        (["train", "--localise.setps", "5"], "Did you mean 'localise.steps'"),
+        (["train", "--localise.steps"], "has no value"),
+        (["train", "--set", "localise.steps"], "has no value"),
+        (["train", "photos"], "was not expected"),
+        (["export", "--run.folder", str(tmp_path)], "has not written an adapter yet"),
+        (["train", "--base.path", str(tmp_path / "none.safetensors")], "Cannot read"),
+        (["train", "--base.path", "mini", "--data.prepared", str(tmp_path)], "holds no prepared photos"),
+    ):
+        arguments += ["--run.folder", str(tmp_path / "run")] if arguments[0] == "train" else []
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("pidiff: ")
+        assert match in error
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_two_runs_in_one_folder(capsys, tmp_path):
+    with folder_lock(tmp_path, what="train"):
+        assert main(["train", "--base.path", "mini", "--run.folder", str(tmp_path)]) == 2
+    assert f"Another run works in {tmp_path} (pidiff train, process" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".pidiff.lock"]
