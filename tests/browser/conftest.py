@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -30,3 +32,25 @@ def page(tmp_path: Path) -> Iterator:
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         yield page
         context.close()
+
+
+@pytest.fixture
+def open_graph(page) -> Callable[..., None]:
+    """(server, graph) -> opens the front end and loads a graph: a shipped one's name or a serialised one."""
+
+    def opened(server, graph: str | dict, **settings: bool) -> None:
+        settings["Comfy.TutorialCompleted"] = True  # no template browser at the first visit
+        address = f"http://{server.address}"
+        body = json.dumps(settings).encode()
+        urlopen(Request(f"{address}/api/settings", body, {"Content-Type": "application/json"}))
+        page.goto(address)
+        # The front end first opens the workflow that was open last: one loaded before that is replaced by it.
+        page.wait_for_function("() => !!window.app?.extensionManager?.workflow?.activeWorkflow", timeout=120_000)
+        page.evaluate(
+            """async (graph) => window.app.loadGraphData(
+                typeof graph === "string" ? await (await fetch(graph)).json() : graph
+            )""",
+            f"/api/workflow_templates/pidiff/{graph}.json" if isinstance(graph, str) else graph,
+        )
+
+    return opened

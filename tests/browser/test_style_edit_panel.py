@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -29,28 +28,22 @@ def host(request, tmp_path_factory):
         yield running
 
 
-def open_graph(page, host, graph=None, *, vue=False):
-    settings = {
-        "Comfy.TutorialCompleted": True,
-        "Comfy.VueNodes.Enabled": vue,
-    }  # no template browser at the first visit
-    address = f"http://{host.address}"
-    urlopen(Request(f"{address}/api/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"}))
-    page.goto(address)
-    page.wait_for_function("() => !!window.app?.graph", timeout=120_000)
-    page.wait_for_function("() => 'StyleEdit' in (window.LiteGraph?.registered_node_types ?? {})", timeout=120_000)
-    page.evaluate(
-        "async ([graph, url]) => window.app.loadGraphData(graph ?? await (await fetch(url)).json())",
-        [graph, f"/api/workflow_templates/pidiff/{NAME}.json"],
-    )
-    page.wait_for_selector(".pidiff-edit", state="attached")
-    page.evaluate(
-        """() => {
-            const [x, y] = window.app.graph.getNodeById(6).pos;
-            Object.assign(window.app.canvas.ds, { scale: 0.9, offset: [300 - x, 60 - y] });
-            window.app.canvas.setDirty(true, true);
-        }"""
-    )
+@pytest.fixture
+def open_panel(page, open_graph):
+    """(host, graph) -> the edit workflow, or a serialised graph, with StyleEdit's panel in sight."""
+
+    def opened(host, graph=NAME, *, vue=False):
+        open_graph(host, graph, **{"Comfy.VueNodes.Enabled": vue})
+        page.wait_for_selector(".pidiff-edit", state="attached")
+        page.evaluate(
+            """() => {
+                const [x, y] = window.app.graph.getNodeById(6).pos;
+                Object.assign(window.app.canvas.ds, { scale: 0.9, offset: [300 - x, 60 - y] });
+                window.app.canvas.setDirty(true, true);
+            }"""
+        )
+
+    return opened
 
 
 def queued_edits(page):
@@ -66,10 +59,10 @@ def screenshot(page, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
-def test_sliders_change_the_queued_codes_and_the_portrait_and_are_saved(page, host, vue):
+def test_sliders_change_the_queued_codes_and_the_portrait_and_are_saved(page, open_panel, host, vue):
     if vue and host.host.name == "0.3.52":
         pytest.skip("ComfyUI 0.3.52 has no Nodes 2.0")
-    open_graph(page, host, vue=vue)
+    open_panel(host, vue=vue)
     page.evaluate("async () => window.app.queuePrompt(0)")
     page.wait_for_function(f"({DRAWN})() > 0", timeout=180_000)
     slider = page.locator(".pidiff-edit input[data-slider='direction:glasses']")
@@ -115,7 +108,7 @@ def test_sliders_change_the_queued_codes_and_the_portrait_and_are_saved(page, ho
 
     # The workflow file keeps them: the sliders are there before the first run.
     graph = page.evaluate("() => window.app.graph.serialize()")
-    open_graph(page, host, graph, vue=vue)
+    open_panel(host, graph, vue=vue)
     assert queued_edits(page) == kept
     amount = page.locator(".pidiff-edit input[data-slider='direction:glasses']").input_value()
     assert float(amount) > 0

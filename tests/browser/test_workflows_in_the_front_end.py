@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -19,21 +18,6 @@ LOADERS = {
     "CheckpointLoaderSimple", "CLIPLoader", "ControlNetLoader", "LoadPIDiff", "LoraLoader", "LoraLoaderModelOnly",
     "UNETLoader", "VAELoader",
 }  # fmt: skip
-
-
-def open_workflow(page, server, name: str) -> None:
-    settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()  # no template browser at the first visit
-    address = f"http://{server.address}"
-    urlopen(Request(f"{address}/api/settings", settings, {"Content-Type": "application/json"}))
-    page.goto(address)
-    page.wait_for_function("() => !!window.app?.graph", timeout=120_000)
-    page.wait_for_function(
-        "() => 'ApplyIdentityAdapter' in (window.LiteGraph?.registered_node_types ?? {})", timeout=120_000
-    )
-    page.evaluate(
-        "async (url) => window.app.loadGraphData(await (await fetch(url)).json())",
-        f"/api/workflow_templates/pidiff/{name}.json",
-    )
 
 
 def check_complete(page) -> None:
@@ -61,11 +45,11 @@ def check_complete(page) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_graph_opens_complete(page, server, name, root, photo):
+def test_a_graph_opens_complete(page, open_graph, server, name, root, photo):
     if name == "pidiff_reference" and server.host.name == "0.3.52":
         pytest.skip("ComfyUI 0.3.52 has no TextEncodeQwenImageEditPlus")
     server.upload_image(photo, name="example.png")
-    open_workflow(page, server, name)
+    open_graph(server, name)
     check_complete(page)
     job = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     api = json.loads((root / "workflows" / "api" / f"{name}.json").read_text())
@@ -88,16 +72,16 @@ def newest(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_graph_opens_complete_in_the_newest_front_end(page, newest, name):
-    open_workflow(page, newest, name)
+def test_a_graph_opens_complete_in_the_newest_front_end(page, open_graph, newest, name):
+    open_graph(newest, name)
     page.wait_for_timeout(1000)
     graph = json.loads((ROOT / "workflows" / f"{name}.json").read_text())
     assert page.evaluate("() => window.app.graph._nodes.length") == len(graph["nodes"])
     check_complete(page)
 
 
-def test_queueing_from_the_front_end_draws_the_sample_person(page, server):
-    open_workflow(page, server, "pidiff_mini")
+def test_queueing_from_the_front_end_draws_the_sample_person(page, open_graph, server):
+    open_graph(server, "pidiff_mini")
     page.evaluate("async () => window.app.queuePrompt(0)")
     page.wait_for_function("() => window.app.graph.getNodeById(10).imgs?.length === 1", timeout=180_000)
     page.wait_for_timeout(1000)
@@ -105,8 +89,8 @@ def test_queueing_from_the_front_end_draws_the_sample_person(page, server):
     assert not page.errors
 
 
-def test_a_warning_is_shown_on_its_node_and_goes_with_its_cause(page, server):
-    open_workflow(page, server, "pidiff_mini")
+def test_a_warning_is_shown_on_its_node_and_goes_with_its_cause(page, open_graph, server):
+    open_graph(server, "pidiff_mini")
     apply_node = "window.app.graph.getNodeById(4)"
     set_start = f"(value) => {{ {apply_node}.widgets.find(one => one.name === 'start_percent').value = value }}"
     shown = f"() => {apply_node}.widgets.find(one => one.name === 'pidiff_report')?.element.textContent ?? ''"
