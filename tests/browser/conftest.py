@@ -13,7 +13,13 @@ import browser
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator:
+def has_touch() -> bool:
+    """Whether the page is on a touch screen; a test sets it with `parametrize`."""
+    return False
+
+
+@pytest.fixture
+def page(tmp_path: Path, has_touch: bool) -> Iterator:
     """A fresh browser page with a profile of its own; `page.errors` collects what its scripts raise."""
     executable = browser.find_browser()
     if executable is None:
@@ -26,6 +32,7 @@ def page(tmp_path: Path) -> Iterator:
             executable_path=executable,
             args=list(browser.ARGUMENTS),
             viewport={"width": 1600, "height": 900},
+            has_touch=has_touch,
         )
         page = context.pages[0] if context.pages else context.new_page()
         page.errors = []
@@ -38,8 +45,9 @@ def page(tmp_path: Path) -> Iterator:
 def open_graph(page) -> Callable[..., None]:
     """(server, graph) -> opens the front end and loads a graph: a shipped one's name or a serialised one."""
 
-    def opened(server, graph: str | dict, **settings: bool) -> None:
-        settings["Comfy.TutorialCompleted"] = True  # no template browser at the first visit
+    def opened(server, graph: str | dict, **settings: bool | str) -> None:
+        # The server keeps settings: each test sets those of the others, too. No template browser at the first visit.
+        settings = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en", "Comfy.VueNodes.Enabled": False} | settings
         address = f"http://{server.address}"
         body = json.dumps(settings).encode()
         urlopen(Request(f"{address}/api/settings", body, {"Content-Type": "application/json"}))

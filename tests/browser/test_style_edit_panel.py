@@ -30,10 +30,10 @@ def host(request, tmp_path_factory):
 
 @pytest.fixture
 def open_panel(page, open_graph):
-    """(host, graph) -> the edit workflow, or a serialised graph, with StyleEdit's panel in sight."""
+    """(host, graph) -> the edit workflow, or a serialised graph, with StyleEdit's panel visible."""
 
-    def opened(host, graph=NAME, *, vue=False):
-        open_graph(host, graph, **{"Comfy.VueNodes.Enabled": vue})
+    def opened(host, graph=NAME, *, vue=False, locale="en"):
+        open_graph(host, graph, **{"Comfy.VueNodes.Enabled": vue, "Comfy.Locale": locale})
         page.wait_for_selector(".pidiff-edit", state="attached")
         page.evaluate(
             """() => {
@@ -113,4 +113,65 @@ def test_sliders_change_the_queued_codes_and_the_portrait_and_are_saved(page, op
     amount = page.locator(".pidiff-edit input[data-slider='direction:glasses']").input_value()
     assert float(amount) > 0
     assert page.locator(".pidiff-edit select option[value=mine]").count() == 1
+    assert not page.errors
+
+
+@pytest.fixture
+def saved_graph():
+    """The edit workflow as the front end saves it after a run: with the sliders of that run."""
+    graph = json.loads((ROOT / "workflows" / f"{NAME}.json").read_text())
+    (node,) = (node for node in graph["nodes"] if str(node["id"]) == EDIT_NODE)
+    edits = [{"name": "glasses", "unit": 0.5, "most": 1.0}]
+    node["properties"]["pidiff_sliders"] = {
+        "levels": [{"level": "medium", "edits": edits}], "other": True, "people": 1, "more": False,
+    }  # fmt: skip
+    return graph
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_touch", [True], ids=["touch"])
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
+def test_a_finger_drags_a_slider_and_not_the_canvas(page, open_panel, host, saved_graph, vue):
+    if vue and host.host.name == "0.3.52":
+        pytest.skip("ComfyUI 0.3.52 has no Nodes 2.0")
+    open_panel(host, saved_graph, vue=vue)
+    slider = page.locator(".pidiff-edit input[data-slider='direction:glasses']")
+    slider.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    before = queued_edits(page)
+    assert "glasses" not in before["directions"]
+    view = "() => [...window.app.canvas.ds.offset, window.app.canvas.ds.scale]"
+    place = page.evaluate(view)
+    box = slider.bounding_box()
+    middle, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    finger = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x in points]})
+
+    touch("touchStart", middle)
+    for part in range(1, 11):
+        touch("touchMove", middle + box["width"] * 0.025 * part)
+    touch("touchEnd")
+    page.wait_for_timeout(500)
+    edits = queued_edits(page)
+    assert 0.4 < edits["directions"]["glasses"] < 0.6  # a quarter of the range -1 .. 1
+    assert page.evaluate(view) == place
+    page.locator(".pidiff-edit nav button").get_by_text("Undo").tap()
+    assert queued_edits(page) == before, "a drag is one step of undo"
+    assert not page.errors
+
+
+@pytest.mark.slow
+def test_the_panel_and_the_nodes_are_in_japanese(page, open_panel, host, saved_graph):
+    open_panel(host, saved_graph, locale="ja")
+    assert page.locator(".pidiff-edit nav button").first.inner_text() == "編集前"
+    assert page.locator(".pidiff-edit legend").all_inner_texts() == [
+        "中：顔立ちと髪型",
+        "その他",
+        "別の人物から取り入れる",
+    ]
+    title = page.evaluate("() => window.LiteGraph.createNode('StyleEdit').title")
+    assert title == "PIDiff Style Edit（顔の編集：年齢、笑顔）"
+    screenshot(page, f"style_edit_{host.host.name}_ja.png")
     assert not page.errors

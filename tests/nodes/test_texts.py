@@ -115,6 +115,20 @@ def test_translations_are_whole(root, language):
                 assert_numbers_are_translated(ours[group][name]["tooltip"], text["tooltip"], where)
 
 
+def test_the_edit_panel_has_every_text_in_every_language(root):
+    source = (root / "web" / "js" / "edit_panel.js").read_text(encoding="utf-8")
+    table = source.partition("const TEXTS = {")[2].partition("\n};")[0]
+    texts = {
+        language: dict(re.findall(r'\b(\w+): "((?:[^"\\]|\\.)+)"', block))
+        for language, block in re.findall(r"\n  (\w\w): \{(.*?)\n  \}", table, re.DOTALL)
+    }
+    assert set(texts) == {"en", *TRANSLATIONS}
+    for language in TRANSLATIONS:
+        assert set(texts[language]) == set(texts["en"]), language
+    used = set(re.findall(r"(?:text|button|say)\(\"(\w+)\"", source + (root / "web/js/style_edit.js").read_text()))
+    assert used <= set(texts["en"])
+
+
 def test_texts_for_users_are_plain_english(root, schemas):
     texts = {path: path.read_text(encoding="utf-8") for path in (root / "web" / "docs").glob("*.md")}
     texts |= {node_id: json.dumps(entry) for node_id, entry in translations(root, "en").items()}

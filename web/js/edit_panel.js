@@ -7,7 +7,7 @@ const SHARP_AFTER_MS = 350;
 const TEXTS = {
   en: {
     coarse: "Coarse: pose and shape", medium: "Medium: features and hair", fine: "Fine: colours and texture",
-    more: "Other", other: "From the other person", before: "Before", after: "After", undo: "Undo", redo: "Redo", reset: "Reset",
+    more: "Other", other: "From the other person", before: "Before", undo: "Undo", redo: "Redo", reset: "Reset",
     favourites: "Favourites", name: "Name of a favourite", save: "Save", remove: "Delete",
     unit: "1 is a clear change; the range ends where the portrait breaks. Double-click: 0.",
     measuring: "Measuring the sliders of this model, once ...",
@@ -19,7 +19,7 @@ const TEXTS = {
   },
   zh: {
     coarse: "粗：姿态和形状", medium: "中：五官和头发", fine: "细：颜色和纹理",
-    more: "其他", other: "取自另一个人", before: "编辑前", after: "编辑后", undo: "撤销", redo: "重做", reset: "重置",
+    more: "其他", other: "取自另一个人", before: "编辑前", undo: "撤销", redo: "重做", reset: "重置",
     favourites: "收藏", name: "收藏的名称", save: "保存", remove: "删除",
     unit: "1 为明显的变化；范围到肖像损坏为止。双击：0。",
     measuring: "正在测量此模型的滑块（仅一次）……",
@@ -28,6 +28,19 @@ const TEXTS = {
     noOther: "把编码连接到输入 “other” 可混入另一个人。",
     gone: "上次运行中未找到", person: "人物", portrait: "编辑后的肖像",
     shareOf: "另一个人的比例",
+  },
+  ja: {
+    coarse: "粗：顔の向きと形", medium: "中：顔立ちと髪型", fine: "細：色と質感",
+    more: "その他", other: "別の人物から取り入れる", before: "編集前", undo: "元に戻す", redo: "やり直す",
+    reset: "リセット",
+    favourites: "お気に入り", name: "お気に入りの名前", save: "保存", remove: "削除",
+    unit: "1 ははっきりした変化です。範囲はポートレートが崩れる手前までです。ダブルクリック：0。",
+    measuring: "このモデルのスライダーを測定しています（初回のみ）……",
+    run: "ワークフローを一度実行すると、ポートレートとスライダーが表示されます。",
+    noGenerator: "この PIDiff モデルには生成器がないため、ポートレートは表示されません。生成器を含むエンコーダーファイルを選んでください。",
+    noOther: "入力「other」にコードを接続すると、別の人物を混ぜられます。",
+    gone: "前回の実行で見つかりませんでした", person: "人物", portrait: "編集後のポートレート",
+    shareOf: "別の人物の割合",
   },
 };
 
