@@ -29,6 +29,8 @@ from .scene import CLOTHES, EXPRESSIONS, MEDIUMS, PLACES, Scene
 READER_WORLD = World(seed=4, people=10_000, scenes=1)
 MASK_CELLS = 32  # cells a side of the head mask that SceneReader finds
 _LABELS = {"place": PLACES, "clothes": CLOTHES, "medium": MEDIUMS, "expression": EXPRESSIONS}
+HEAD_NUMBERS = ("yaw", "pitch", "light")  # of the scene, seen on the head; in [-1, 1]
+_HEAD_LABELS = {"expression": EXPRESSIONS, "medium": MEDIUMS}
 _SCENE_PX = 64
 
 
@@ -60,21 +62,32 @@ class _Body(nn.Module):
         return x, maps[0]
 
 
-class TraitReader(nn.Module):
-    """(B, 3, 64, 64) aligned heads in [-1, 1], as `read_crops` makes them -> (B, NUM_TRAIT_OUTPUTS).
+class _CropReader(nn.Module):
+    """(B, 3, 64, 64) aligned heads in [-1, 1], as `read_crops` makes them -> (B, outputs)."""
 
-    One number for each continuous trait, in [-1, 1]; logits of the values for each categorical one.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
         self.body = _Body()
         self.squeeze = nn.Conv2d(128, 48, 1)
-        self.head = nn.Sequential(nn.Linear(48 * 64, 128), nn.SiLU(), nn.Linear(128, NUM_TRAIT_OUTPUTS))
+        self.head = nn.Sequential(nn.Linear(48 * 64, 128), nn.SiLU(), nn.Linear(128, outputs))
 
     def forward(self, crops: Tensor) -> Tensor:
         features, _ = self.body(crops)
         return self.head(self.squeeze(features).flatten(1))
+
+
+class TraitReader(_CropReader):
+    """One number for each continuous trait, in [-1, 1]; logits of the values for each categorical one."""
+
+    def __init__(self) -> None:
+        super().__init__(NUM_TRAIT_OUTPUTS)
+
+
+class HeadReader(_CropReader):
+    """What the scene does to a head: HEAD_NUMBERS, then logits of expression and medium."""
+
+    def __init__(self) -> None:
+        super().__init__(len(HEAD_NUMBERS) + sum(map(len, _HEAD_LABELS.values())))
 
 
 class SceneReader(nn.Module):
@@ -129,6 +142,16 @@ def trait_loss(reader: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]
     return {"loss": 3 * number + choice, "number": number, "choice": choice}
 
 
+def head_loss(reader: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Squared error of HEAD_NUMBERS, cross-entropy of the labels. crops (B, 3, 64, 64); numbers (B, 3); labels."""
+    output = reader(batch["crops"]).float()
+    widths = [len(HEAD_NUMBERS), *(len(values) for values in _HEAD_LABELS.values())]
+    numbers, *logits = output.split(widths, dim=1)
+    number = (numbers - batch["numbers"]).square().mean()
+    choice = torch.stack([F.cross_entropy(part, batch["labels"][:, i]) for i, part in enumerate(logits)]).mean()
+    return {"loss": 3 * number + choice, "number": number, "choice": choice}
+
+
 def scene_loss(reader: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Cross-entropy of labels and of the head mask. images (B, 3, 64, 64); labels (B, 4); masks (B, 32, 32)."""
     logits, mask = reader(batch["images"])
@@ -158,15 +181,25 @@ def softened(images: Tensor, *, rng: np.random.Generator) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """Both networks, trained."""
+    """The three networks, trained."""
 
     traits: TraitReader
     scenes: SceneReader
+    heads: HeadReader
 
     @torch.no_grad()
     def read_traits(self, crops: Tensor) -> Tensor:
         """Crops of `read_crops` -> (B, number of traits), as `trait_targets` tells the truth."""
         return chosen_traits(self.traits(crops))
+
+    @torch.no_grad()
+    def read_attributes(self, crops: Tensor) -> dict[str, Tensor]:
+        """Crops of `read_crops` -> every attribute of a portrait: (B, 1) numbers in [-1, 1], (B, n) probabilities."""
+        output = self.traits(crops)
+        found = {trait.name: output[:, TRAIT_COLUMNS[trait.name]] for trait in IDENTITY_TRAITS}
+        widths = [*(1 for _ in HEAD_NUMBERS), *(len(values) for values in _HEAD_LABELS.values())]
+        found |= dict(zip((*HEAD_NUMBERS, *_HEAD_LABELS), self.heads(crops).split(widths, dim=1)))
+        return {name: part.softmax(dim=1) if part.shape[1] > 1 else part.clamp(-1, 1) for name, part in found.items()}
 
     @torch.no_grad()
     def read_scenes(self, images: Tensor) -> tuple[list[dict[str, str]], Tensor]:
@@ -190,14 +223,14 @@ def chosen_traits(outputs: Tensor) -> Tensor:
 
 
 def trained_readers(folder: Path, *, world: World = READER_WORLD, steps: int = 800, batch_size: int = 64) -> Readers:
-    """Open the readers in `folder`, or train them: resumable, about five minutes of one core.
+    """Open the readers in `folder`, or train them: resumable, minutes of one core.
 
     A changed renderer or network trains new ones, beside those of before. Training needs the optional extra `train`.
     """
     folder = folder / f"readers-{renderer_hash()}-{len(world)}-{steps}"
-    readers = Readers(fresh(TraitReader, seed=35), fresh(SceneReader, seed=36))
+    readers = Readers(fresh(TraitReader, seed=35), fresh(SceneReader, seed=36), fresh(HeadReader, seed=39))
     file = folder / "readers.safetensors"
-    networks = {"traits": readers.traits, "scenes": readers.scenes}
+    networks = {"traits": readers.traits, "scenes": readers.scenes, "heads": readers.heads}
     if not file.exists():
         _train(readers, folder, world=world, steps=steps, batch_size=batch_size)
         states = {f"{name}.{key}": value for name, part in networks.items() for key, value in part.state_dict().items()}
@@ -212,14 +245,20 @@ def trained_readers(folder: Path, *, world: World = READER_WORLD, steps: int = 8
 def _train(readers: Readers, folder: Path, *, world: World, steps: int, batch_size: int) -> None:
     pictures = rendered(world, folder)
 
-    def traits(step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([31, step])
-        indices = batch_indices(step, len(world), batch_size, seed=32)
+    def looked_at(indices: np.ndarray, rng: np.random.Generator) -> Tensor:
         crops = labelled_crops(pictures, indices, rng=rng, jitter=0.04)
         exact = torch.from_numpy(rng.random((batch_size, 1, 1, 1)) < 0.5)
-        mask = torch.where(exact, crops[:, 3:], torch.ones(()))
+        return read_crops(softened(crops[:, :3], rng=rng), mask=torch.where(exact, crops[:, 3:], torch.ones(())))
+
+    def traits(step: int) -> dict[str, Tensor]:
+        indices = batch_indices(step, len(world), batch_size, seed=32)
         people = [pictures.people[index // world.scenes] for index in indices]
-        return {"crops": read_crops(softened(crops[:, :3], rng=rng), mask=mask), "targets": trait_targets(people)}
+        return {"crops": looked_at(indices, np.random.default_rng([31, step])), "targets": trait_targets(people)}
+
+    def heads(step: int) -> dict[str, Tensor]:
+        indices = batch_indices(step, len(world), batch_size, seed=40)
+        numbers, labels = head_targets([pictures.scenes[index] for index in indices])
+        return {"crops": looked_at(indices, np.random.default_rng([41, step])), "numbers": numbers, "labels": labels}
 
     def scenes(step: int) -> dict[str, Tensor]:
         indices = batch_indices(step, len(world), batch_size, seed=33)
@@ -237,11 +276,20 @@ def _train(readers: Readers, folder: Path, *, world: World, steps: int, batch_si
     train(readers.traits, config(steps, seed=37), batch=traits, loss=trait_loss, folder=folder / "traits")
     few = config(max(1, steps // 4), seed=38)  # scenes are quickly learned
     train(readers.scenes, few, batch=scenes, loss=scene_loss, folder=folder / "scenes")
+    some = config(max(1, steps // 2), seed=42)
+    train(readers.heads, some, batch=heads, loss=head_loss, folder=folder / "heads")
 
 
 def scene_labels(scenes: list[Scene]) -> Tensor:
     """(B, 4) int64: the index of place, clothes, medium and expression."""
     return torch.tensor([[values.index(getattr(scene, name)) for name, values in _LABELS.items()] for scene in scenes])
+
+
+def head_targets(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+    """(B, 3) HEAD_NUMBERS; (B, 2) int64: the index of expression and medium."""
+    numbers = torch.tensor([[getattr(scene, name) for name in HEAD_NUMBERS] for scene in scenes])
+    rows = [[values.index(getattr(scene, name)) for name, values in _HEAD_LABELS.items()] for scene in scenes]
+    return numbers, torch.tensor(rows)
 
 
 def correlation(found: Tensor, truth: Tensor) -> Tensor:
@@ -275,6 +323,6 @@ def renderer_hash() -> str:
     """Changes with what is drawn and with the networks' shapes, not with the renderer's code."""
     world = World(seed=READER_WORLD.seed, people=8, scenes=1)
     drawn = b"".join(render(world.person(index), world.scene(index)).image.tobytes() for index in range(len(world)))
-    networks = (TraitReader(), SceneReader())
+    networks = (TraitReader(), SceneReader(), HeadReader())
     shapes = [f"{key} {tuple(value.shape)}" for network in networks for key, value in network.state_dict().items()]
     return hashlib.sha256(drawn + "\n".join(shapes).encode()).hexdigest()[:10]

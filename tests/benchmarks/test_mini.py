@@ -22,7 +22,7 @@ from benchmarks.mini_measures import (
 from benchmarks.mini_studio import Studio
 from drawn_world.data import World
 from drawn_world.drawn_person import TRAIT_INDEX
-from drawn_world.readers import Readers, SceneReader, TraitReader, trait_targets
+from drawn_world.readers import HeadReader, Readers, SceneReader, TraitReader, trait_targets
 
 PEOPLE = [World(seed=7, people=30, scenes=1).person(index) for index in range(30)]
 
@@ -86,7 +86,8 @@ def test_the_shipped_model_is_measured(comfy, pack):
     options = argparse.Namespace(
         identities=2, seed=0, steps=2, cfg=3.0, strength=1.0, preset="portrait", probed=30, sheet=None
     )
-    untrained = Readers(TraitReader().eval(), SceneReader().eval())  # what they read is tested with the readers
+    # What they read is tested with the readers.
+    untrained = Readers(TraitReader().eval(), SceneReader().eval(), HeadReader().eval())
     report = Measure(Studio(pack, options), untrained, options).report()
     assert set(report) >= ASKED
     assert json.loads(json.dumps(report)) == report

@@ -14,10 +14,13 @@ from drawn_world.readers import (
     MASK_CELLS,
     NUM_TRAIT_OUTPUTS,
     TRAIT_COLUMNS,
+    HeadReader,
+    Readers,
     SceneReader,
     TraitReader,
     chosen_traits,
     correlation,
+    head_targets,
     linear_probe,
     read_crops,
     renderer_hash,
@@ -96,6 +99,31 @@ def test_scene_labels_and_shapes():
     assert TraitReader()(torch.zeros(2, 3, 64, 64)).shape == (2, NUM_TRAIT_OUTPUTS)
 
 
+def test_head_targets_are_the_scenes_numbers_and_labels():
+    numbers, labels = head_targets([Scene(yaw=-0.5, pitch=0.25, light=1.0, expression="surprised", medium="painting")])
+    assert numbers.tolist() == [[-0.5, 0.25, 1.0]]
+    assert labels.tolist() == [[2, 1]]
+
+
+def test_attributes_are_named_numbers_and_probabilities():
+    readers = Readers(TraitReader().eval(), SceneReader().eval(), HeadReader().eval())
+    with torch.no_grad():
+        for network in (readers.traits, readers.heads):
+            network.head[2].weight.zero_()
+            network.head[2].bias.zero_()
+        readers.traits.head[2].bias[TRAIT_COLUMNS["nose_width"]] = 0.5
+        readers.traits.head[2].bias[TRAIT_COLUMNS["beard"].start + 3] = 20.0
+        readers.heads.head[2].bias[:5] = torch.tensor([-3.0, 0.0, 0.25, 0.0, 20.0])
+    found = readers.read_attributes(torch.zeros(2, 3, CROP_PX, CROP_PX))
+    assert list(found) == [*TRAIT_INDEX, "yaw", "pitch", "light", "expression", "medium"]
+    assert found["nose_width"].tolist() == [[0.5], [0.5]]
+    assert found["beard"][0].tolist() == pytest.approx([0, 0, 0, 1], abs=1e-6)
+    assert found["hair_style"][0].tolist() == pytest.approx([1 / 8] * 8)
+    assert [found[name][0].item() for name in ("yaw", "pitch", "light")] == [-1.0, 0.0, 0.25]
+    assert found["expression"][0].tolist() == pytest.approx([0, 1, 0], abs=1e-6)
+    assert found["medium"][0].tolist() == pytest.approx([1 / 3] * 3)
+
+
 def test_the_hash_changes_with_what_is_drawn_and_is_the_same_every_time(monkeypatch):
     before = renderer_hash()
     assert renderer_hash() == before
@@ -120,5 +148,7 @@ def test_a_short_training_reads_glasses_and_places(tmp_path):
     glasses = TRAIT_INDEX["glasses"]
     right = readers.read_traits(read_crops(crops[:, :3]))[:, glasses] == trait_targets(held.people)[:, glasses]
     assert right.float().mean() > 0.6  # chance: 0.34
+    yaw = torch.tensor([[scene.yaw] for scene in held.scenes])
+    assert correlation(readers.read_attributes(read_crops(crops[:, :3]))["yaw"], yaw) > 0.5
     labels, _ = readers.read_scenes(held.image_batch(indices))
     assert np.mean([label["place"] == scene.place for label, scene in zip(labels, held.scenes)]) > 0.3  # chance: 0.17
