@@ -11,6 +11,7 @@ from einops import rearrange
 
 from ..pidiff_core.errors import PIDiffError, quoted
 from ..pidiff_core.face.measure import measure_portraits
+from ..pidiff_core.files.cache import FileIdentity
 from ..pidiff_core.model import PIDiffModel
 from ..pidiff_core.pipeline import decode
 from ..pidiff_core.wplus.codes import WPlus
@@ -22,7 +23,7 @@ from ..pidiff_core.wplus.find_directions import (
     measured_directions,
     principal_directions,
 )
-from .host.face_files import portrait_detector
+from .host.face_files import face_file_identities, face_parser, portrait_detector
 from .host.folders import directions_place
 from .host.node_report import report
 from .host.number_inputs import checked_numbers
@@ -56,7 +57,8 @@ class FindDirections(io.ComfyNode):
                     default=METHODS[0],
                     tooltip="How directions are found. Start with two groups: codes of photos with the property and "
                     "without it. components: the largest differences between the generator's people. measured: pose, "
-                    "smile, face length, lightness of skin and hair, measured on the generator's portraits.",
+                    "smile, face length, lightness of skin and hair, and with a face parser eyes open and face width, "
+                    "measured on the generator's portraits.",
                 ),
                 io.String.Input(
                     "name",
@@ -104,6 +106,11 @@ class FindDirections(io.ComfyNode):
                 io.String.Output("report", display_name="report", tooltip="Quality of each direction, as text."),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: Any) -> list[tuple[str, FileIdentity]]:
+        """Run again when a face parser's file has changed."""
+        return face_file_identities()
 
     @classmethod
     @checked_numbers
@@ -166,10 +173,12 @@ def _sampled(model: PIDiffModel, samples: int, seed: int) -> torch.Tensor:
 def _measured(model: PIDiffModel, people: WPlus, progress: Any) -> dict[str, torch.Tensor]:
     """The generator's portraits of these people, measured one after another, so that only one is in memory."""
     detector = portrait_detector(model)
+    # A model with a detector of its own draws faces of another kind, which the parsers do not know.
+    parser = None if model.detector is not None else face_parser("auto", model=model)
     rows = []
     for number in range(len(people)):
         portrait = rearrange(decode(model, people.select(number)), "b h w c -> b c h w") * 2.0 - 1.0
-        rows.append(measure_portraits(portrait, detector))
+        rows.append(measure_portraits(portrait, detector, parser=parser))
         progress(0.9 * (number + 1) / len(people))
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 

@@ -116,13 +116,15 @@ def measured_directions(w: Tensor, measures: Mapping[str, Tensor]) -> list[Found
 
     Args:
         w: (N, D), from the generator's mapping network.
-        measures: name -> (N,), what was measured on the portraits of w; NaN where it could not be.
+        measures: name -> (N,), what was measured on the portraits of w; NaN where it could not be. A property that is
+            known of less than half of the portraits of another one is left out, because it would leave too few.
 
     Raises:
         PIDiffError: nothing was measured, or too few portraits.
     """
     sizes = check_shape(w, "N D", name="w")
-    names = list(measures)
+    counts = {name: int(value.isfinite().sum()) for name, value in measures.items()}
+    names = [name for name, count in counts.items() if 2 * count >= max(counts.values())]
     values = torch.stack([measures[name].double() for name in names], dim=1) if names else torch.zeros(len(w), 0)
     known = values.isfinite().all(dim=1)
     rows = int(known.sum())

@@ -54,6 +54,13 @@ def test_portraits_without_a_face_do_not_count_and_constants_have_no_direction()
     values[::10] = torch.nan
     found = measured_directions(w, {"a": values, "constant": torch.ones(100)})
     assert [one.direction.name for one in found] == ["a"]
+    rare = w[:, 1].clone()
+    rare[:60] = torch.nan
+    found = measured_directions(w, {"a": values, "rare": rare})
+    assert [one.direction.name for one in found] == ["a"]
+    rare[40:60] = w[40:60, 1]
+    found = measured_directions(w, {"a": values, "not rare": rare})
+    assert [one.direction.name for one in found] == ["a", "not rare"]
     with pytest.raises(PIDiffError, match="measured on 0 of 100 portraits"):
         measured_directions(w, {"a": torch.full((100,), torch.nan)})
     with pytest.raises(PIDiffError, match="do not differ"):

@@ -35,7 +35,7 @@ _SIZE_PX = 512  # what both networks were trained on
 
 @dataclass(frozen=True)
 class _Kind:
-    """One published network: how to know its files, how it wants its pictures, which classes are not the person."""
+    """One published network: how to know its files, how it wants its pictures, what its classes are."""
 
     name: str
     signature: frozenset[str]
@@ -43,6 +43,8 @@ class _Kind:
     mean: tuple[float, ...]  # of pixels in [0, 1]
     std: tuple[float, ...]
     left_out: tuple[int, ...]  # the background and the clothes
+    eyes: tuple[int, ...]
+    face: tuple[int, ...]  # skin, brows, eyes, glasses, nose, mouth and lips; no ears, neck or hair
 
 
 _KINDS = (
@@ -52,7 +54,9 @@ _KINDS = (
         BiSeNet,
         (0.485, 0.456, 0.406),
         (0.229, 0.224, 0.225),
-        (0, 16),
+        left_out=(0, 16),
+        eyes=(4, 5),
+        face=(1, 2, 3, 4, 5, 6, 10, 11, 12, 13),
     ),
     _Kind(
         "parsenet",
@@ -60,7 +64,9 @@ _KINDS = (
         ParseNet,
         (0.5, 0.5, 0.5),
         (0.5, 0.5, 0.5),
-        (0, 18),
+        left_out=(0, 18),
+        eyes=(4, 5),
+        face=(1, 2, 3, 4, 5, 6, 7, 10, 11, 12),
     ),
 )
 
@@ -101,15 +107,29 @@ class FaceParser:
 
     def person_mask(self, crops_bchw: Tensor) -> Tensor:
         """Aligned crops (B, 3, H, H) in [-1, 1] -> a hard mask of the person (B, 1, 512, 512), 1 inside."""
+        return 1.0 - self._mask(self._classes(crops_bchw), self.kind.left_out)
+
+    def eyes_and_face(self, crops_bchw: Tensor) -> tuple[Tensor, Tensor]:
+        """Aligned crops (B, 3, H, H) in [-1, 1] -> hard masks (B, 1, 512, 512) of the eyes, and of the face.
+
+        The face is all but hair, ears and neck.
+        """
+        classes = self._classes(crops_bchw)
+        return self._mask(classes, self.kind.eyes), self._mask(classes, self.kind.face)
+
+    def _classes(self, crops_bchw: Tensor) -> Tensor:
+        """(B, 1, 512, 512), the class of each pixel."""
         check_image_bchw(crops_bchw, name="the aligned crop")
         network = self.network.ready()
         weight = next(network.parameters())
         mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (self.kind.mean, self.kind.std))
         pictures = resize_bchw(crops_bchw.float().cpu(), _SIZE_PX) * 0.5 + 0.5
         with torch.no_grad():
-            classes = network(((pictures - mean) / std).to(weight)).argmax(dim=1, keepdim=True).cpu()
-        outside = torch.isin(classes, torch.tensor(self.kind.left_out))
-        return (~outside).float()
+            return network(((pictures - mean) / std).to(weight)).argmax(dim=1, keepdim=True).cpu()
+
+    @staticmethod
+    def _mask(classes: Tensor, chosen: tuple[int, ...]) -> Tensor:
+        return torch.isin(classes, torch.tensor(chosen)).float()
 
 
 def load_parser(weights_path: str, *, place: Place = no_device_management) -> FaceParser:

@@ -65,6 +65,16 @@ def test_everything_but_background_and_clothes_is_kept(parser):
         assert mask.unique().tolist() == [float(number not in LEFT_OUT[parser.name])]
 
 
+def test_eyes_and_face_are_the_classes_of_the_published_networks(parser):
+    image = torch.zeros(1, 3, 64, 64)
+    nose, ear, hair = {"bisenet": (10, 7, 17), "parsenet": (2, 8, 13)}[parser.name]
+    for number, in_eyes, in_face in ((4, 1, 1), (5, 1, 1), (1, 0, 1), (nose, 0, 1), (ear, 0, 0), (hair, 0, 0)):
+        always(parser, number)
+        eyes, face = parser.eyes_and_face(image)
+        assert eyes.unique().tolist() == [in_eyes], number
+        assert face.unique().tolist() == [in_face], number
+
+
 def test_a_crop_is_masked_by_the_parser_and_by_an_oval_where_it_sees_no_person(parser):
     photo = torch.rand(1, 120, 160, 3)
     (given,) = read_landmarks(FIVE, count=1, size=(120, 160))
