@@ -23,7 +23,7 @@ diversity         mean absolute difference of pictures of one person from differ
 dlib              share of pictures in which dlib finds a face; AUC of telling the people apart, with renders of them
 
 The codes, the generator and the autoencoder are measured apart. Readers are trained at the first run (optional extra
-`train`; about five minutes) and kept in training_runs/.
+`train`; about nine minutes) and kept in training_runs/.
 """
 
 from __future__ import annotations

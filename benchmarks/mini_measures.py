@@ -80,6 +80,21 @@ def mean(parts: Sequence[Any]) -> float:
     return float(torch.cat([part.float() for part in parts]).mean())
 
 
+def white_crops(people: Sequence[Any], scenes: Sequence[Any]) -> Any:
+    """Renders as the encoder reads them: aligned heads on white (n, 3, 64, 64) in [-1, 1]."""
+    import torch
+
+    from drawn_world.crops import cut, on_white
+
+    crops = []
+    for person, scene in zip(people, scenes):
+        image, mask, points = drawn_with_points(person, scene)
+        stacked = torch.cat([as_bchw(image[None]), mask[None, None] * 2.0 - 1], dim=1)
+        crop = cut(stacked, points[None] - 0.5, outside=-1.0)
+        crops.append(torch.cat([crop[:, :3], (crop[:, 3:] + 1) / 2], dim=1))
+    return on_white(torch.cat(crops))
+
+
 def measured_codes(
     generator: Any, encode: Callable[[Any], Any], readers: Any, *, seed: int, fitted: int
 ) -> dict[str, dict[str, float]]:
@@ -92,7 +107,6 @@ def measured_codes(
     import torch
 
     from drawn_world import data
-    from drawn_world.crops import cut, on_white
     from drawn_world.portraits import trait_features
     from drawn_world.readers import linear_probe, read_crops
 
@@ -101,13 +115,7 @@ def measured_codes(
     scenes = [world.scene(index, medium="photo") for index in range(len(world))]
     features = torch.from_numpy(np.stack([trait_features(*both) for both in zip(people, scenes)]))
     w = generator.mapping(features)
-    crops = []
-    for person, scene in zip(people, scenes):
-        image, mask, points = drawn_with_points(person, scene)
-        stacked = torch.cat([as_bchw(image[None]), mask[None, None] * 2.0 - 1], dim=1)
-        crop = cut(stacked, points[None] - 0.5, outside=-1.0)
-        crops.append(torch.cat([crop[:, :3], (crop[:, 3:] + 1) / 2], dim=1))
-    white = on_white(torch.cat(crops))
+    white = white_crops(people, scenes)
     codes = torch.cat([encode(part) for part in white.split(100)])
     held = people[fitted:]
     portraits = [

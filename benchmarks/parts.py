@@ -5,7 +5,7 @@ codes        traits read from renders, from true w, from the encoder's codes and
              `bench.py mini`; dB of the generator from true w
 
 A part that is not there is left out. The last line is one JSON object. Readers are trained at the first run (optional
-extra `train`; about five minutes) and kept in training_runs/.
+extra `train`; about nine minutes) and kept in training_runs/.
 """
 
 from __future__ import annotations

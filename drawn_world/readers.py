@@ -31,6 +31,8 @@ MASK_CELLS = 32  # cells a side of the head mask that SceneReader finds
 _LABELS = {"place": PLACES, "clothes": CLOTHES, "medium": MEDIUMS, "expression": EXPRESSIONS}
 HEAD_NUMBERS = ("yaw", "pitch", "light")  # of the scene, seen on the head; in [-1, 1]
 _HEAD_LABELS = {"expression": EXPRESSIONS, "medium": MEDIUMS}
+# The values of each attribute of a portrait that is a choice.
+ATTRIBUTE_VALUES = {trait.name: trait.values for trait in IDENTITY_TRAITS if trait.values} | _HEAD_LABELS
 _SCENE_PX = 64
 
 
@@ -194,12 +196,15 @@ class Readers:
 
     @torch.no_grad()
     def read_attributes(self, crops: Tensor) -> dict[str, Tensor]:
-        """Crops of `read_crops` -> every attribute of a portrait: (B, 1) numbers in [-1, 1], (B, n) probabilities."""
+        """Crops of `read_crops` -> every attribute of a portrait.
+
+        (B, 1) for a number, which is in [-1, 1] in renders; (B, n) probabilities for a choice of ATTRIBUTE_VALUES.
+        """
         output = self.traits(crops)
         found = {trait.name: output[:, TRAIT_COLUMNS[trait.name]] for trait in IDENTITY_TRAITS}
         widths = [*(1 for _ in HEAD_NUMBERS), *(len(values) for values in _HEAD_LABELS.values())]
         found |= dict(zip((*HEAD_NUMBERS, *_HEAD_LABELS), self.heads(crops).split(widths, dim=1)))
-        return {name: part.softmax(dim=1) if part.shape[1] > 1 else part.clamp(-1, 1) for name, part in found.items()}
+        return {name: part.softmax(dim=1) if part.shape[1] > 1 else part for name, part in found.items()}
 
     @torch.no_grad()
     def read_scenes(self, images: Tensor) -> tuple[list[dict[str, str]], Tensor]:

@@ -1,14 +1,15 @@
 """Benchmarks: `python scripts/bench.py NAME [options]`; the last line of each is one JSON object.
 
-adapter   time and memory of an identity while sampling, compared with other packs' arithmetic
-edit      the sliders of StyleEdit: time of a live portrait, range of each direction
-encode    the published encoder, from the file to the codes: time and memory, compared with the reference code
-faces     the search for faces: pictures without a face that pass as one, faces that are missed
-files     photo files to an adapter in ComfyUI, compared with the embedded adapter
-mini      likeness of the embedded model, measured by its judge on held-out drawn people
-parts     trained parts of the next embedded model, on people that they have not seen
-prepare   photos to prepared data, compared with the sum of its parts
-train     a training step and its memory, compared with W+ Adapter's published step
+adapter     time and memory of an identity while sampling, compared with other packs' arithmetic
+directions  what the embedded model's directions and level swaps change, by networks trained on exact labels
+edit        the sliders of StyleEdit: time of a live portrait, range of each direction
+encode      the published encoder, from the file to the codes: time and memory, compared with the reference code
+faces       the search for faces: pictures without a face that pass as one, faces that are missed
+files       photo files to an adapter in ComfyUI, compared with the embedded adapter
+mini        likeness of the embedded model, measured by its judge on held-out drawn people
+parts       trained parts of the next embedded model, on people that they have not seen
+prepare     photos to prepared data, compared with the sum of its parts
+train       a training step and its memory, compared with W+ Adapter's published step
 
 `python scripts/bench.py NAME --help` lists a benchmark's options.
 """
@@ -21,7 +22,7 @@ import sys
 
 import environment
 
-BENCHMARKS = ("adapter", "edit", "encode", "faces", "files", "mini", "parts", "prepare", "train")
+BENCHMARKS = ("adapter", "directions", "edit", "encode", "faces", "files", "mini", "parts", "prepare", "train")
 
 
 def main() -> int:

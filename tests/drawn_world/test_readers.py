@@ -119,7 +119,7 @@ def test_attributes_are_named_numbers_and_probabilities():
     assert found["nose_width"].tolist() == [[0.5], [0.5]]
     assert found["beard"][0].tolist() == pytest.approx([0, 0, 0, 1], abs=1e-6)
     assert found["hair_style"][0].tolist() == pytest.approx([1 / 8] * 8)
-    assert [found[name][0].item() for name in ("yaw", "pitch", "light")] == [-1.0, 0.0, 0.25]
+    assert [found[name][0].item() for name in ("yaw", "pitch", "light")] == [-3.0, 0.0, 0.25]
     assert found["expression"][0].tolist() == pytest.approx([0, 1, 0], abs=1e-6)
     assert found["medium"][0].tolist() == pytest.approx([1 / 3] * 3)
 
