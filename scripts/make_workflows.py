@@ -71,9 +71,10 @@ def graph_from_api(
         {"id": number, "title": title, "bounding": list(bounds), "color": colour, "font_size": 24, "flags": {}}
         for number, (title, bounds, colour) in enumerate(layout.groups, start=1)
     ]
+    left = min(bounds[0] for _, bounds, _ in layout.groups)
     return {
         "last_node_id": NOTE_ID, "last_link_id": len(links), "nodes": [*nodes.values(), note_node], "links": links,
-        "groups": groups, "config": {}, "extra": {"ds": {"scale": 0.7, "offset": [100, 110]}}, "version": 0.4,
+        "groups": groups, "config": {}, "extra": {"ds": {"scale": 0.7, "offset": [120 - left, 110]}}, "version": 0.4,
     }  # fmt: skip
 
 

@@ -107,6 +107,14 @@ ONE_PERSON_GROUPS = (
     ("4  Draw", (820, 40, 1190, 520), DRAW),
 )
 ONE_PERSON_NOTE_PLACE = (1400, 620, 590, 360)
+# With a LoRA: the checkpoint in a column of its own.
+LORA_PLACES: Mapping[str, Box] = {
+    **ONE_PERSON_PLACES,
+    "1": (-310, 120, 330, 120),
+    "15": (40, 120, 330, 130),
+    "14": (40, 330, 330, 200),
+}
+LORA_GROUPS = (("1  Model", (-330, 40, 720, 520), MODEL), *ONE_PERSON_GROUPS[1:])
 
 LAYOUTS: Mapping[str, Layout] = {
     "pidiff_mini": Layout(
@@ -120,8 +128,8 @@ LAYOUTS: Mapping[str, Layout] = {
         ONE_PERSON_NOTE_PLACE,
     ),
     "pidiff_few_steps": Layout(
-        {**ONE_PERSON_PLACES, "15": (40, 270, 330, 90), "14": (40, 400, 330, 140)},
-        ONE_PERSON_GROUPS,
+        LORA_PLACES,
+        LORA_GROUPS,
         ONE_PERSON_NOTE_PLACE,
     ),
     "pidiff_tune_mini": Layout(
@@ -421,8 +429,8 @@ LAYOUTS: Mapping[str, Layout] = {
         (1990, 640, 560, 420),
     ),
     "pidiff_lora": Layout(
-        {**ONE_PERSON_PLACES, "1": (40, 120, 330, 100), "15": (40, 260, 330, 130), "14": (40, 430, 330, 110)},
-        ONE_PERSON_GROUPS,
+        LORA_PLACES,
+        LORA_GROUPS,
         ONE_PERSON_NOTE_PLACE,
     ),
     "pidiff_controlnet": Layout(
@@ -443,12 +451,12 @@ LAYOUTS: Mapping[str, Layout] = {
     "pidiff_reference": Layout(
         {
             "8": (40, 120, 400, 90),
-            "9": (40, 260, 400, 60),
-            "10": (40, 370, 400, 90),
-            "11": (40, 510, 400, 110),
-            "12": (40, 670, 400, 60),
+            "9": (40, 250, 400, 60),
+            "10": (40, 350, 400, 90),
+            "11": (40, 505, 400, 110),
+            "12": (40, 660, 400, 60),
             "1": (520, 120, 330, 120),
-            "2": (520, 300, 330, 330),
+            "2": (520, 330, 330, 330),
             "3": (890, 120, 330, 560),
             "4": (1280, 120, 560, 1010),
             "5": (1900, 120, 400, 560),

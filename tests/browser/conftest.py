@@ -42,8 +42,23 @@ def page(tmp_path: Path, has_touch: bool) -> Iterator:
 
 
 @pytest.fixture
-def open_graph(page) -> Callable[..., None]:
-    """(server, graph) -> opens the front end and loads a graph: a shipped one's name or a serialised one."""
+def load_graph(page) -> Callable[[str | dict], None]:
+    """(graph) -> loads a graph into the open front end: a shipped one's name or a serialised one."""
+
+    def loaded(graph: str | dict) -> None:
+        page.evaluate(
+            """async (graph) => window.app.loadGraphData(
+                typeof graph === "string" ? await (await fetch(graph)).json() : graph
+            )""",
+            f"/api/workflow_templates/pidiff/{graph}.json" if isinstance(graph, str) else graph,
+        )
+
+    return loaded
+
+
+@pytest.fixture
+def open_graph(page, load_graph) -> Callable[..., None]:
+    """(server, graph, **settings) -> opens the front end and loads a graph as `load_graph` does."""
 
     def opened(server, graph: str | dict, **settings: bool | str) -> None:
         # The server keeps settings: each test sets those of the others, too. No template browser at the first visit.
@@ -54,11 +69,6 @@ def open_graph(page) -> Callable[..., None]:
         page.goto(address)
         # The front end first opens the workflow that was open last: one loaded before that is replaced by it.
         page.wait_for_function("() => !!window.app?.extensionManager?.workflow?.activeWorkflow", timeout=120_000)
-        page.evaluate(
-            """async (graph) => window.app.loadGraphData(
-                typeof graph === "string" ? await (await fetch(graph)).json() : graph
-            )""",
-            f"/api/workflow_templates/pidiff/{graph}.json" if isinstance(graph, str) else graph,
-        )
+        load_graph(graph)
 
     return opened

@@ -38,10 +38,15 @@ def check_complete(page) -> None:
         assert node["known"], f"missing node: {node['type']}"
         assert not node["errors"] or node["type"] in LOADERS, node["type"]
         assert not node["bare"], f"unconnected inputs of {node['type']}: {node['bare']}"
-    for one, two in itertools.combinations(nodes, 2):
-        left, top, right, bottom = one["box"]
-        overlaps = left < two["box"][2] and two["box"][0] < right and top < two["box"][3] and two["box"][1] < bottom
-        assert not overlaps, f"'{one['title']}' and '{two['title']}' overlap"
+    check_apart([(node["title"], node["box"]) for node in nodes])
+
+
+def check_apart(boxes) -> None:
+    """(title, [left, top, right, bottom]) of each node: none covers another."""
+    for (one, first), (two, second) in itertools.combinations(boxes, 2):
+        left, top, right, bottom = first
+        overlaps = left < second[2] and second[0] < right and top < second[3] and second[1] < bottom
+        assert not overlaps, f"'{one}' and '{two}' overlap"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,6 +83,33 @@ def test_a_graph_opens_complete_in_the_newest_front_end(page, open_graph, newest
     graph = json.loads((ROOT / "workflows" / f"{name}.json").read_text())
     assert page.evaluate("() => window.app.graph._nodes.length") == len(graph["nodes"])
     check_complete(page)
+
+
+@pytest.mark.slow
+def test_the_graphs_open_complete_in_nodes_2(page, open_graph, load_graph, newest):
+    """All in one page. Nodes are elements there, with heights of their own; missing files add a line to them."""
+    folder = ROOT / "outputs" / "browser"
+    folder.mkdir(parents=True, exist_ok=True)
+    open_graph(newest, NAMES[0], **{"Comfy.VueNodes.Enabled": True})
+    for name in NAMES:
+        load_graph(name)
+        expected = {str(node["id"]) for node in json.loads((ROOT / "workflows" / f"{name}.json").read_text())["nodes"]}
+        page.wait_for_function(
+            "(count) => document.querySelectorAll('[data-node-id]').length === count", arg=len(expected)
+        )
+        page.wait_for_timeout(600)  # until the heights are known
+        boxes = page.evaluate(
+            """() => Object.fromEntries([...document.querySelectorAll('[data-node-id]')].map((node) => {
+                const { left, top, right, bottom } = node.getBoundingClientRect();
+                const scale = window.app.canvas.ds.scale;
+                return [node.dataset.nodeId, [left, top, right, bottom].map((value) => Math.round(value / scale))];
+            }))"""
+        )
+        assert set(boxes) == expected, name
+        titles = page.evaluate("() => Object.fromEntries(window.app.graph._nodes.map((n) => [n.id, n.title]))")
+        check_apart([(f"{name}: {titles[node_id]}", box) for node_id, box in boxes.items()])
+        page.screenshot(path=folder / f"{name}_nodes2.png")
+    assert not page.errors
 
 
 def test_queueing_from_the_front_end_draws_the_sample_person(page, open_graph, server):
