@@ -1,4 +1,4 @@
-"""Write the graph format (for the browser) of every workflow in workflows/api/ (the queue's format).
+"""Write the graph format (for the browser) of every workflow in workflows/api/ (the queue's format), and subgraphs/.
 
 Positions, sizes and groups are tables in workflow_layouts.py, notes are in workflow_notes/; slots and widgets come from
 a running ComfyUI.
@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import copy
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import environment
-from workflow_layouts import LAYOUTS, MODEL_FILES, Layout
+from workflow_layouts import BLUEPRINTS, LAYOUTS, MODEL_FILES, Blueprint, Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 API_DIR = ROOT / "workflows" / "api"
 NOTES = ROOT / "scripts" / "workflow_notes"
+SUBGRAPHS = ROOT / "subgraphs"  # where ComfyUI looks for a pack's blueprints
 
 NOTE_ID = 90
 MUTED = 2
+_INPUT_NODE, _OUTPUT_NODE = -10, -20  # ids of a subgraph's two ends
 
 
 def with_defaults(workflow: Mapping[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +79,92 @@ def graph_from_api(
         "last_node_id": NOTE_ID, "last_link_id": len(links), "nodes": [*nodes.values(), note_node], "links": links,
         "groups": groups, "config": {}, "extra": {"ds": {"scale": 0.7, "offset": [120 - left, 110]}}, "version": 0.4,
     }  # fmt: skip
+
+
+def blueprint_graph(
+    name: str, blueprint: Blueprint, workflow: dict[str, Any], object_info: dict[str, Any]
+) -> dict[str, Any]:
+    """A graph of one subgraph node, as the front end saves blueprints.
+
+    Args:
+        name: of the blueprint.
+        blueprint: which nodes, and what is shown of them.
+        workflow: in API format, with every widget written out.
+        object_info: of a running ComfyUI.
+    """
+    layout = LAYOUTS[blueprint.workflow]
+    infos = {node_id: object_info[workflow[node_id]["class_type"]] for node_id in workflow}
+    nodes = {
+        node_id: _node(node_id, workflow[node_id], infos[node_id], order, layout)
+        for order, node_id in enumerate(blueprint.inside)
+    }
+    links: list[dict[str, Any]] = []
+
+    def link(origin: tuple[int, int], target: tuple[int, int], kind: str) -> int:
+        link_id = len(links) + 1
+        ends = {"origin_id": origin[0], "origin_slot": origin[1], "target_id": target[0], "target_slot": target[1]}
+        links.append({"id": link_id, **ends, "type": kind})
+        return link_id
+
+    left, top = (min(layout.places[node_id][axis] for node_id in nodes) for axis in (0, 1))
+    right = max(layout.places[node_id][0] + layout.places[node_id][2] for node_id in nodes)
+    inputs: dict[tuple[str, int], dict[str, Any]] = {}
+    for node_id, node in nodes.items():
+        for slot, entry in enumerate(node["inputs"]):
+            source = workflow[node_id]["inputs"].get(entry["name"])
+            if not isinstance(source, list):
+                continue
+            if source[0] in nodes:
+                entry["link"] = link((int(source[0]), source[1]), (int(node_id), slot), entry["type"])
+                nodes[source[0]]["outputs"][source[1]]["links"].append(entry["link"])
+                continue
+            given = inputs.setdefault(tuple(source), _port(name, entry, len(inputs)))
+            position = list(inputs).index(tuple(source))
+            entry["link"] = link((_INPUT_NODE, position), (int(node_id), slot), entry["type"])
+            given["linkIds"].append(entry["link"])
+    outputs = []
+    for position, (node_id, slot) in enumerate(blueprint.outputs):
+        entry = nodes[node_id]["outputs"][slot]
+        link_id = link((int(node_id), slot), (_OUTPUT_NODE, position), entry["type"])
+        entry["links"].append(link_id)
+        outputs.append({**_port(f"{name} output", entry, position), "linkIds": [link_id]})
+    subgraph_id = _uuid(name)
+    found_by = {
+        "BlueprintDescription": blueprint.description,
+        "BlueprintSearchAliases": list(blueprint.search_aliases),
+    }
+    subgraph = {
+        "id": subgraph_id, "version": 1, "revision": 0, "name": name, "config": {},
+        "state": {
+            "lastGroupId": 0, "lastNodeId": max(map(int, nodes)), "lastLinkId": len(links), "lastRerouteId": 0,
+        },
+        "inputNode": {"id": _INPUT_NODE, "bounding": [left - 220, top, 120, 40 + 20 * len(inputs)]},
+        "outputNode": {"id": _OUTPUT_NODE, "bounding": [right + 100, top, 120, 40 + 20 * len(outputs)]},
+        "inputs": list(inputs.values()), "outputs": outputs, "widgets": [], "nodes": list(nodes.values()),
+        "groups": [], "links": links, "category": "PIDiff", "extra": found_by,
+    }  # fmt: skip
+    node = {
+        "id": 1, "type": subgraph_id, "pos": [left, top], "size": [330, 240], "flags": {}, "order": 0, "mode": 0,
+        "inputs": [{"name": port["name"], "type": port["type"], "link": None} for port in inputs.values()],
+        "outputs": [{"name": port["name"], "type": port["type"], "links": []} for port in outputs],
+        "title": name, "properties": {"proxyWidgets": [list(widget) for widget in blueprint.widgets]},
+        "widgets_values": [],
+    }  # fmt: skip
+    return {
+        "revision": 0, "last_node_id": 1, "last_link_id": 0, "nodes": [node], "links": [], "version": 0.4,
+        "definitions": {"subgraphs": [subgraph]}, "extra": found_by,
+    }  # fmt: skip
+
+
+def _port(name: str, entry: dict[str, Any], position: int) -> dict[str, Any]:
+    """An input or output of a subgraph."""
+    port = {"id": _uuid(f"{name} {position} {entry['name']}"), "name": entry["name"], "type": entry["type"]}
+    return {**port, "linkIds": []}
+
+
+def _uuid(name: str) -> str:
+    """The same for the same name, so that a file changes only with its content."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"pidiff:{name}"))
 
 
 def note_of(name: str) -> str:
@@ -145,6 +234,13 @@ def main() -> int:
         path.write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n")
         graph = graph_from_api(workflow, object_info, layout=LAYOUTS[path.stem], note=note_of(path.stem))
         target = API_DIR.parent / path.name
+        target.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n")
+        environment.say(f"{target}")
+    SUBGRAPHS.mkdir(exist_ok=True)
+    for name, blueprint in BLUEPRINTS.items():
+        workflow = json.loads((API_DIR / f"{blueprint.workflow}.json").read_text())
+        target = SUBGRAPHS / f"{name}.json"
+        graph = blueprint_graph(name, blueprint, workflow, object_info)
         target.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n")
         environment.say(f"{target}")
     return 0

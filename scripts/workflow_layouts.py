@@ -1,4 +1,7 @@
-"""The canvas of each shipped workflow: positions of nodes, groups and the note, and nodes that are switched off."""
+"""The canvas of each shipped workflow: positions of nodes, groups and the note, and nodes that are switched off.
+
+And the subgraph blueprints: parts of these workflows as one node each.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,27 @@ class Layout:
     groups: tuple[tuple[str, Box, str], ...]
     note_place: Box
     muted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A part of a workflow as one node, in subgraphs/.
+
+    Args:
+        workflow: name in workflows/api/.
+        inside: ids of its nodes. What links them to the others becomes the inputs, in this order.
+        outputs: node id and slot of each output.
+        widgets: node id and name of each widget that is shown on the node itself.
+        description: shown in the node library.
+        search_aliases: what else finds it there.
+    """
+
+    workflow: str
+    inside: tuple[str, ...]
+    outputs: tuple[tuple[str, int], ...]
+    widgets: tuple[tuple[str, str], ...]
+    description: str
+    search_aliases: tuple[str, ...] = ()
 
 
 # Files of the loaders, for ComfyUI's dialogue about missing models: name -> address and folder in models/.
@@ -478,5 +502,17 @@ LAYOUTS: Mapping[str, Layout] = {
             ("6  The picture", (1880, 780, 600, 660), DRAW),
         ),
         (2520, 780, 620, 460),
+    ),
+}
+
+BLUEPRINTS: Mapping[str, Blueprint] = {
+    "PIDiff Photo to Person": Blueprint(
+        "pidiff_mini",
+        inside=("4", "3"),
+        outputs=(("4", 0), ("3", 0), ("3", 1)),
+        widgets=(("4", "strength"), ("4", "start_percent"), ("4", "preset"), ("3", "on_no_face")),
+        description="Adds the person of a photo to a MODEL: PIDiff Encode Face and PIDiff Apply Identity Adapter in "
+        "one node.",
+        search_aliases=("face", "likeness", "FaceID", "IPAdapter"),
     ),
 }

@@ -75,7 +75,11 @@ def test_what_only_developers_run_stays_out(names):
     left_out = {"drawn_world", "benchmarks", "tests", ".ci", ".github"}
     assert not {name for name in names if name.split("/")[0] in left_out}
     assert {"__init__.py", "README.md", "LICENSE", "requirements.txt", "pyproject.toml"} <= names
-    assert {"web/js/edit_panel.js", *(f"samples/pidiff_sample_{number}.png" for number in (1, 2, 3))} <= names
+    assert {
+        "web/js/edit_panel.js",
+        "subgraphs/PIDiff Photo to Person.json",
+        *(f"samples/pidiff_sample_{number}.png" for number in (1, 2, 3)),
+    } <= names
     assert {"web/docs/ApplyIdentityAdapter.md", "web/images/presets.jpg", "workflows/pidiff_mini.json"} <= names
     assert {"locales/zh/nodeDefs.json", "pidiff_core/mini/weights/base.safetensors"} <= names
 

@@ -136,3 +136,47 @@ def test_a_warning_is_shown_on_its_node_and_goes_with_its_cause(page, open_graph
     page.evaluate("async () => window.app.queuePrompt(0)")
     page.wait_for_function(f"() => ({shown})() === ''", timeout=180_000)
     assert not page.errors
+
+
+@pytest.mark.slow
+def test_the_blueprint_is_found_by_search_and_draws_the_sample_person(page, open_graph, newest):
+    """`subgraphs/`: put into a graph from the search box, in place of the two nodes that it has inside."""
+    graph = json.loads((ROOT / "workflows" / "pidiff_mini.json").read_text())
+    kept = (1, 2, 5, 6, 7, 8, 9, 10)
+    graph["nodes"] = [node for node in graph["nodes"] if node["id"] in kept]
+    graph["links"] = [link for link in graph["links"] if link[1] in kept and link[3] in kept]
+    open_graph(newest, graph)
+    page.wait_for_timeout(1000)
+    page.mouse.dblclick(800, 750)
+    page.wait_for_timeout(1000)
+    page.keyboard.type("Photo to Person", delay=10)
+    page.get_by_text("PIDiff Photo to Person").first.wait_for()
+    page.wait_for_timeout(500)
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => window.app.graph._nodes.some((node) => node.title === 'PIDiff Photo to Person')")
+    shown = page.evaluate(
+        """() => {
+            const graph = window.app.graph;
+            const person = graph._nodes.find((node) => node.title === 'PIDiff Photo to Person');
+            graph.getNodeById(1).connect(0, person, 'model');
+            graph.getNodeById(1).connect(3, person, 'pidiff_model');
+            graph.getNodeById(2).connect(0, person, 'image');
+            person.connect(0, graph.getNodeById(8), 'model');
+            return [person.widgets.map((widget) => widget.name), person.outputs.map((output) => output.name)];
+        }"""
+    )
+    assert shown == [["strength", "start_percent", "preset", "on_no_face"], ["model", "wplus", "aligned"]]
+    job = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    inside = {node_id.split(":")[-1]: (node_id, node) for node_id, node in job.items() if ":" in node_id}
+    api = json.loads((ROOT / "workflows" / "api" / "pidiff_mini.json").read_text())
+    assert set(inside) == {"3", "4"}
+    assert job["8"]["inputs"]["model"] == [inside["4"][0], 0]
+    for node_id, (_, node) in inside.items():
+        expected = {**api[node_id]["inputs"]}
+        if "wplus" in expected:
+            expected["wplus"] = [inside["3"][0], 0]
+        assert (node["class_type"], node["inputs"]) == (api[node_id]["class_type"], expected)
+    page.evaluate("async () => window.app.queuePrompt(0)")
+    page.wait_for_function("() => window.app.graph.getNodeById(10).imgs?.length === 1", timeout=180_000)
+    page.screenshot(path=ROOT / "outputs" / "browser" / "blueprint_0.30.0.png")
+    assert not page.errors

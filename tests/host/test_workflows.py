@@ -14,7 +14,7 @@ import demo
 import make_pictures
 import make_workflows
 from pidiff_core.mini.bundle import load_base
-from workflow_layouts import LAYOUTS
+from workflow_layouts import BLUEPRINTS, LAYOUTS
 
 
 @pytest.fixture
@@ -316,6 +316,11 @@ def test_the_graph_format_is_what_the_maker_writes(server, root):
             workflow, object_info, layout=LAYOUTS[path.stem], note=make_workflows.note_of(path.stem)
         )
         assert json.loads((root / "workflows" / path.name).read_text()) == json.loads(json.dumps(made))
+    for name, blueprint in BLUEPRINTS.items():
+        workflow = json.loads((root / "workflows" / "api" / f"{blueprint.workflow}.json").read_text())
+        made = make_workflows.blueprint_graph(name, blueprint, workflow, object_info)
+        assert json.loads((root / "subgraphs" / f"{name}.json").read_text()) == json.loads(json.dumps(made))
+    assert {path.stem for path in (root / "subgraphs").iterdir()} == set(BLUEPRINTS)
 
 
 def test_an_edited_person_is_drawn_with_nothing_but_what_the_pack_brings(server, api_workflow, picture):
