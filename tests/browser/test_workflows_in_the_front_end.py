@@ -153,6 +153,7 @@ def test_the_blueprint_is_found_by_search_and_draws_the_sample_person(page, open
     page.get_by_text("PIDiff Photo to Person").first.wait_for()
     page.wait_for_timeout(500)
     page.keyboard.press("Enter")
+    page.mouse.click(810, 760)  # puts the node down
     page.wait_for_function("() => window.app.graph._nodes.some((node) => node.title === 'PIDiff Photo to Person')")
     shown = page.evaluate(
         """() => {
