@@ -72,6 +72,19 @@ def test_the_steps_of_a_range(sd, limits, expected):
     assert steps == list(expected)
 
 
+def test_ranges_that_follow_each_other_are_a_strength_over_the_steps(sd):
+    """As docs/presets.md says: chained nodes with the codes of one person, each for a part of the sampling."""
+
+    def chained(first, second):
+        begun = sd.person.on(sd.model, strength=first, end_percent=0.5)
+        return draw(sd, sd.person.on(begun, strength=second, start_percent=0.5))
+
+    assert torch.equal(chained(1.0, 1.0), draw(sd, sd.person.on(sd.model)))
+    assert torch.equal(chained(0.0, 1.0), draw(sd, sd.person.on(sd.model, start_percent=0.5)))
+    falling, rising = chained(1.0, 0.3), chained(0.3, 1.0)
+    assert (falling - rising).abs().max() > 1e-3 * falling.std()
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 30])
 def test_w_plus_adapter_begins_at_the_step_at_which_its_authors_do(sd, steps):
     """Their loop draws without the identity while i <= 0.2 * steps."""
