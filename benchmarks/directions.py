@@ -12,6 +12,11 @@ For each level, swapped with that of another person: the share of the difference
 the level, for each attribute. 0: nothing moves; 1: all of it. *read* is how well the readers read renders of people:
 correlation with the truth of a number, share of right values of a choice.
 
+With --likeness, each direction is also applied at the slider's 1, and the people are drawn in a real ComfyUI:
+
+recognised the share of pictures in which the judge of `bench.py mini` picks the right person, and their mean similarity
+           to renders of the person; *no edit* for comparison
+
 Readers are trained at the first run (optional extra `train`; about nine minutes) and kept in training_runs/.
 """
 
@@ -19,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,12 +56,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--readers", type=Path, default=environment.ROOT / "training_runs", help="where the trained readers are kept"
     )
+    parser.add_argument("--likeness", action="store_true", help="also draw pictures of the edited people in ComfyUI")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps of these pictures")
     options = parser.parse_args(arguments)
     from drawn_world.readers import trained_readers
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    report = measure(options.identities, trained_readers(options.readers))
+    readers = trained_readers(options.readers)
+    report = measure(options.identities, readers)
+    if options.likeness:
+        units = {name: reach[1] for name, reach in reaches().items() if reach is not None}
+        import comfy_host
+        import in_process
+
+        with tempfile.TemporaryDirectory() as folder:
+            in_process.import_comfy(comfy_host.DEFAULT, Path(folder))
+            pack = in_process.load_pack()
+            report["likeness"] = likeness(pack, options.identities, readers, units, steps=options.steps)
     print(table(report))
     print(json.dumps(report))
     return 0
@@ -192,8 +210,42 @@ def moved_share(own: Tensor, other: Tensor, mixed: Tensor) -> float:
     return float(((mixed - own) * apart).sum() / apart.square().sum().clamp_min(1e-12))
 
 
+NO_EDIT = "no edit"
+
+
+@torch.no_grad()
+def likeness(
+    pack: Any, identities: int, readers: Any, units: Mapping[str, float], *, steps: int
+) -> dict[str, dict[str, float]]:
+    """Direction, or NO_EDIT -> share of recognised people and mean similarity in pictures of ComfyUI.
+
+    pack: as loaded into ComfyUI in this process. units: steps of each direction.
+    """
+    from benchmarks.mini import Measure
+    from benchmarks.mini_studio import PROMPTS, Studio, as_bchw
+
+    options = argparse.Namespace(identities=identities, seed=0, steps=steps, cfg=3.0, strength=1.0, preset="portrait")
+    directions = pack.load("pidiff_core.wplus.directions")
+    studio = Studio(pack, options)
+    measured = Measure(studio, readers, options)
+    renders = measured.rendered(measured.people)
+    gallery = measured.gallery(renders)
+    codes = studio.encoded(renders[:, 0])
+    found = {}
+    for name, unit in {NO_EDIT: 0.0, **units}.items():
+        edited = codes
+        if name != NO_EDIT:
+            direction = directions.Direction(name, studio.pidiff_model.directions[name], codes.space)
+            edited = directions.apply_direction(codes, direction, amount=unit)
+        images, _ = studio.sample(studio.applied(edited), PROMPTS[0], count=identities)
+        right, _ = measured.jury.recognised(as_bchw(images), gallery)
+        similar = measured.jury.likeness(as_bchw(images), gallery)
+        found[name] = {"recognised": rounded(right.float().mean()), "similarity": rounded(similar.mean())}
+    return found
+
+
 def table(report: Mapping[str, Any]) -> str:
-    """The report as two Markdown tables."""
+    """The report as Markdown tables."""
     lines = ["| direction | own attribute | Spearman | effect | others | most on |", "|---|---|---|---|---|---|"]
     for name, row in report["directions"].items():
         if row is None:
@@ -208,4 +260,8 @@ def table(report: Mapping[str, Any]) -> str:
     for name, read in report["read"].items():
         moved = " | ".join(f"{shares[name]:.2f}" for shares in swaps.values())
         lines.append(f"| {name} | {moved} | {read:.2f} |")
+    if "likeness" in report:
+        lines += ["", "| direction at 1 | recognised | similarity |", "|---|---|---|"]
+        for name, row in report["likeness"].items():
+            lines.append(f"| {name} | {row['recognised']:.2f} | {row['similarity']:.3f} |")
     return "\n".join(lines)

@@ -119,7 +119,7 @@ def measure(options: argparse.Namespace, adapter: Path, folder: Path) -> dict[st
         gallery = jury.gallery(by_person[:, 1:])
         for name, identity in (("embedded", embedded.adapter), ("from_files", loaded.adapter)):
             studio.pidiff_model = dataclasses.replace(embedded, adapter=identity)
-            model = studio.applied(pictures[::SCENES])
+            model = studio.applied(studio.encoded(pictures[::SCENES]))
             shown = [studio.sample(model, prompt, count=options.identities)[0] for prompt in PROMPTS]
             found = [jury.recognised(as_bchw(images), gallery)[0] for images in shown]
             retrieval[name] = float(torch.cat(found).float().mean())

@@ -208,7 +208,7 @@ class Measure:
         through = [studio.reconstructed(images) for images in targets]
         told = [[f"{prompt}, with {', '.join(trait_phrases(person))}" for person in self.people] for prompt in PROMPTS]
         base = [studio.sample(studio.model, prompt, count=count)[0] for prompt in PROMPTS]
-        applied, applied_equals = (studio.applied(pictures[:, 0]) for pictures in renders.values())
+        applied, applied_equals = (studio.applied(studio.encoded(pictures[:, 0])) for pictures in renders.values())
         with_identity = [studio.sample(applied, prompt, count=count) for prompt in PROMPTS]
         return {
             "renders": Drawn(targets, equal_targets, masks, diverse),
@@ -228,8 +228,8 @@ class Measure:
                     for prompt, (images, latents) in zip(PROMPTS, with_identity)
                 ],
                 [
-                    studio.sample(studio.applied(renders["people"][i, :1]), PROMPTS[0], count=DIVERSE_PICTURES)[0]
-                    for i in range(min(DIVERSE_PEOPLE, count))
+                    studio.sample(studio.applied(codes), PROMPTS[0], count=DIVERSE_PICTURES)[0]
+                    for codes in (studio.encoded(renders["people"][i, :1]) for i in range(min(DIVERSE_PEOPLE, count)))
                 ],
             ),
         }, psnr(torch.cat(through), torch.cat(targets), span=1)

@@ -29,15 +29,18 @@ class Studio:
         self.model, self._clip, self.vae, self.pidiff_model = pack.load("nodes.load_mini").LoadMini.execute().result
         self.encode_crops = pack.load("pidiff_core.pipeline").encode
 
-    def applied(self, references: Any) -> Any:
-        """The base with the identities of pictures (n, H, W, 3)."""
-        encoded = self._encode.execute(
+    def encoded(self, references: Any) -> Any:
+        """The codes of pictures (n, H, W, 3)."""
+        return self._encode.execute(
             self.pidiff_model, references, detector="model", face_index=0, on_no_face="whole image"
-        )
+        ).result[0]
+
+    def applied(self, wplus: Any) -> Any:
+        """The base with the identities of codes."""
         return self._apply.execute(
             model=self.model,
             pidiff_model=self.pidiff_model,
-            wplus=encoded.result[0],
+            wplus=wplus,
             strength=self.options.strength,
             preset=self.options.preset,
         ).result[0]
