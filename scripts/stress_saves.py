@@ -1,6 +1,6 @@
 """Save people's codes in real servers that are killed, and in several servers with one output folder.
 
-    python scripts/stress_saves.py [--kills 200] [--saves 400] [--servers 2] [--seed 0] [--version 0.30.0]
+    python scripts/stress_saves.py [--kills 200] [--minutes M] [--saves 400] [--servers 2] [--seed 0] [--version 0.30.0]
 
 Kills: a server saves codes without a pause and is killed at a random moment; every file that it has left must be
 readable, and the first save after the next start removes what was half written. Saves: several servers write under one
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import tempfile
@@ -78,30 +79,34 @@ def saved(output: Path) -> tuple[int, int]:
     return len(files), len(list(folder.glob(".pidiff-*.tmp")))
 
 
-def kill_while_saving(host: Host, *, kills: int, rng: random.Random, base: Path) -> dict[str, int]:
-    """Start, save, kill, start again.
+def kill_while_saving(
+    host: Host, *, kills: int, rng: random.Random, base: Path, minutes: float = math.inf
+) -> dict[str, int]:
+    """Start, save, kill, start again; after `minutes` no further kill.
 
     Returns:
-        kills; files at the end; `lost`: files that vanished; `half_written`: temporary files that kills have left;
+        kills that were made; files at the end; `lost`: files that vanished; `half_written`: temporary files that kills have left;
         `left_over`: those that are there after the next start and its first save.
     """
     from comfy_host import ComfyServer
 
-    report = {"kills": kills, "files": 0, "lost": 0, "half_written": 0, "left_over": 0}
-    for round_number in range(kills + 1):
+    report = {"kills": 0, "files": 0, "lost": 0, "half_written": 0, "left_over": 0}
+    end = time.monotonic() + 60 * minutes
+    while True:
         with ComfyServer(host, base=base) as server:
             photo = upload_photo(server)
             server.run(save_job(0, photo))
             files, temporary = saved(base / "output")
             report["lost"] += max(0, report["files"] - files)
             report["left_over"] += temporary
-            if round_number == kills:
+            if report["kills"] == kills or time.monotonic() > end:
                 report["files"] = files
                 return report
             for number in range(1, QUEUED + 1):
                 server.queue(save_job(number, photo))
             time.sleep(rng.uniform(0.0, 2.0))
             server.kill()
+        report["kills"] += 1
         report["files"], temporary = saved(base / "output")
         report["half_written"] += temporary
     return report
@@ -138,6 +143,7 @@ def main() -> int:
     environment.ensure(__file__)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="fewer kills after this time")
     parser.add_argument("--saves", type=int, default=400)
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -151,7 +157,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pidiff-saves-") as folder:
         if options.kills:
             rng = random.Random(options.seed)
-            report["killed"] = kill_while_saving(host, kills=options.kills, rng=rng, base=Path(folder, "killed"))
+            report["killed"] = kill_while_saving(
+                host, kills=options.kills, rng=rng, base=Path(folder, "killed"), minutes=options.minutes
+            )
         if options.saves:
             output = Path(folder, "output")
             output.mkdir()
