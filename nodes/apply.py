@@ -12,8 +12,8 @@ from ..pidiff_core.adapter.refinement import refined
 from ..pidiff_core.errors import listed
 from ..pidiff_core.wplus.average import mean_of_groups
 from ..pidiff_core.wplus.codes import WPlus
+from .host.inputs import checked_inputs
 from .host.node_report import report
-from .host.number_inputs import checked_numbers
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
 from .unet.applied_identity import AppliedIdentity
 from .unet.apply import apply_identity, run_state_of
@@ -152,7 +152,7 @@ class ApplyIdentityAdapter(io.ComfyNode):
         )
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(
         cls,
         model: Any,

@@ -12,6 +12,7 @@ from ..pidiff_core.files.cache import FileIdentity, file_identity
 from ..pidiff_core.wplus.code_files import SUFFIXES, load_codes, save_new_codes
 from ..pidiff_core.wplus.list_codes import describe_codes, listing
 from .host.folders import input_file, list_input_files, matches, output_place
+from .host.inputs import checked_inputs
 from .host.node_report import report
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
 
@@ -42,6 +43,7 @@ class SaveCodes(io.ComfyNode):
         )
 
     @classmethod
+    @checked_inputs
     def execute(cls, wplus: Any, filename_prefix: str) -> io.NodeOutput:
         """See `pidiff_core.wplus.code_files.save_new_codes`."""
         folder, name, subfolder, first = output_place(filename_prefix)
@@ -107,6 +109,7 @@ class LoadCodes(io.ComfyNode):
         return _identities(list_input_files(SUFFIXES) if file is None else [file])
 
     @classmethod
+    @checked_inputs
     def execute(cls, file: str, kind: str = "absolute", pidiff_model: Any = None) -> io.NodeOutput:
         """See `pidiff_core.wplus.code_files.load_codes`."""
         space, average = (pidiff_model.space, pidiff_model.latent_avg) if pidiff_model is not None else (None, None)
@@ -147,6 +150,7 @@ class ListCodes(io.ComfyNode):
         return _identities(_own_names(pattern or ""))
 
     @classmethod
+    @checked_inputs
     def execute(cls, pattern: str = "", pidiff_model: Any = None) -> io.NodeOutput:
         """See `pidiff_core.wplus.list_codes`."""
         described = []

@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..pidiff_core.wplus.average import find_outliers, interpolate, join_codes, mean_code
+from .host.inputs import checked_inputs, numbers_in
 from .host.node_report import report
-from .host.number_inputs import checked_numbers, numbers_in
 from .host.wire_types import PidiffWPlus, schema
 
 _MOST_STEPS = 64
@@ -55,6 +55,7 @@ class MeanCodes(io.ComfyNode):
         )
 
     @classmethod
+    @checked_inputs
     def execute(cls, wplus: Any, more: Any = None, weights: str = "", drop_outliers: bool = False) -> io.NodeOutput:
         """See `pidiff_core.wplus.average`."""
         joined = join_codes([wplus] if more is None else [wplus, more])
@@ -97,7 +98,7 @@ class WalkCodes(io.ComfyNode):
         )
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(cls, first: Any, second: Any, steps: int) -> io.NodeOutput:
         """See `pidiff_core.wplus.average.interpolate`."""
         return io.NodeOutput(interpolate(first, second, steps=steps))

@@ -13,7 +13,7 @@ from ..pidiff_core.wplus.edits import Edits, PlainEdit
 from .host.direction_lists import NO_DIRECTION, direction_choices, named_direction, offered_directions
 from .host.edit_preview import remember
 from .host.folders import identities, list_pidiff_files
-from .host.number_inputs import checked_numbers
+from .host.inputs import checked_inputs
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
 
 
@@ -115,7 +115,7 @@ class StyleEdit(io.ComfyNode):
         return [] if nothing else identities(list_pidiff_files(SUFFIXES))
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(
         cls,
         wplus: Any,

@@ -15,8 +15,8 @@ from ..pidiff_core.files.cache import FileIdentity
 from ..pidiff_core.pipeline import BACKGROUNDS, ON_NO_FACE, encode_photos
 from ..pidiff_core.wplus.codes import WPlus
 from .host.face_files import BACKGROUND_MASKS, face_file_identities, face_options
+from .host.inputs import checked_inputs
 from .host.node_report import MOST_PICTURES, report
-from .host.number_inputs import checked_numbers
 from .host.progress import progress_bar
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
 
@@ -139,7 +139,7 @@ class EncodeIdentity(io.ComfyNode):
         return face_file_identities()
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(
         cls,
         pidiff_model: Any,

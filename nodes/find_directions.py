@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 from einops import rearrange
 
-from ..pidiff_core.errors import PIDiffError, quoted
+from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.face.measure import measure_portraits
 from ..pidiff_core.files.cache import FileIdentity
 from ..pidiff_core.model import PIDiffModel
@@ -25,8 +25,8 @@ from ..pidiff_core.wplus.find_directions import (
 )
 from .host.face_files import face_file_identities, face_parser, portrait_detector
 from .host.folders import directions_place
+from .host.inputs import checked_inputs
 from .host.node_report import report
-from .host.number_inputs import checked_numbers
 from .host.progress import progress_bar
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
 
@@ -113,7 +113,7 @@ class FindDirections(io.ComfyNode):
         return face_file_identities()
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(
         cls,
         pidiff_model: Any,
@@ -126,8 +126,6 @@ class FindDirections(io.ComfyNode):
         seed: int = 0,
     ) -> io.NodeOutput:
         """See `pidiff_core.wplus.find_directions`."""
-        if method not in METHODS:
-            raise PIDiffError(f"method should be one of {', '.join(METHODS)}, but it is {quoted(method)}.")
         progress = progress_bar()
         folder, file = directions_place(name)
         if method == "two groups":

@@ -25,8 +25,8 @@ from .apply import ApplyIdentityAdapter
 from .host.direction_lists import NO_DIRECTION, direction_choices, named_direction, offered_directions
 from .host.edit_preview import studio_of
 from .host.folders import identities, list_pidiff_files
+from .host.inputs import check_prompt, checked_inputs, numbers_in, ranges_of
 from .host.node_report import report
-from .host.number_inputs import checked_numbers, numbers_in, ranges_of
 from .host.progress import progress_bar
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
 from .unet.apply import apply_identity
@@ -193,7 +193,7 @@ class Grid(io.ComfyNode):
         return identities(list_pidiff_files(SUFFIXES)) if edits else []
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(
         cls,
         model: Any,
@@ -221,6 +221,8 @@ class Grid(io.ComfyNode):
     ) -> io.NodeOutput:
         """All settings are checked before the first picture is drawn."""
         pidiff_model.require_space_of(wplus)
+        check_prompt(model, positive, name="positive")
+        check_prompt(model, negative, name="negative")
         if len(wplus) != 1:
             raise PIDiffError(
                 f"wplus has {len(wplus)} people, but a grid shows one. Encode one photo, or connect Average Codes."

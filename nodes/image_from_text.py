@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.images import load_image
+from .host.inputs import checked_inputs
 from .host.wire_types import schema
 
 MOST_CHARACTERS = 32 << 20  # 24 MB of a file
@@ -41,6 +42,7 @@ class ImageFromText(io.ComfyNode):
         )
 
     @classmethod
+    @checked_inputs
     def execute(cls, text: str) -> io.NodeOutput:
         """One picture (1, H, W, 3)."""
         return io.NodeOutput(load_image(_bytes_of(text), name="the picture in the text", most_pixels=MOST_PIXELS))

@@ -13,8 +13,8 @@ from ..pidiff_core.face.likeness import measure_likeness
 from ..pidiff_core.face.recognisers import CHOICES, FACENET_FILES, recogniser
 from ..pidiff_core.images import check_image_bhwc, with_labels
 from .host.folders import find_pidiff_file
+from .host.inputs import checked_inputs
 from .host.node_report import report
-from .host.number_inputs import checked_numbers
 from .host.progress import progress_bar
 from .host.wire_types import schema
 
@@ -74,11 +74,9 @@ class LikenessNode(io.ComfyNode):
         )
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(cls, images: Any, reference: Any, recogniser: str, keep_above: float, none_left: str) -> io.NodeOutput:
         """See `pidiff_core.face.likeness.measure_likeness`."""
-        if none_left not in _NONE_LEFT:
-            raise PIDiffError(f"none_left should be one of {', '.join(_NONE_LEFT)}, but it is {none_left!r:.40}.")
         pictures = check_image_bhwc(images.cpu(), name="the picture")
         found = measure_likeness(
             _judge(recogniser), pictures, check_image_bhwc(reference.cpu()), on_progress=progress_bar()

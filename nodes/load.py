@@ -11,6 +11,7 @@ from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.files.cache import FileIdentity
 from ..pidiff_core.files.loading import load_pidiff
 from .host.folders import identities, list_pidiff_files, model_file
+from .host.inputs import checked_inputs
 from .host.model_management import PRECISIONS, place, precision_dtype
 from .host.wire_types import PidiffModel, schema
 
@@ -81,6 +82,7 @@ class LoadPIDiff(io.ComfyNode):
         return [_identities(name) for name in (adapter, encoder)]
 
     @classmethod
+    @checked_inputs
     def execute(cls, adapter: str, encoder: str, precision: str = "auto") -> io.NodeOutput:
         """Fast, because the weights of encoder and generator stay in their file until a node uses them."""
 

@@ -11,8 +11,8 @@ from comfy_api.latest import io
 from ..pidiff_core.adapter.overlay import heat, overlay, resize_maps
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.shapes import check_shape
+from .host.inputs import check_prompt, checked_inputs
 from .host.node_report import report
-from .host.number_inputs import checked_numbers
 from .host.wire_types import schema
 from .unet.apply import run_state_of
 from .unet.record_maps import record_maps
@@ -71,7 +71,7 @@ class Localise(io.ComfyNode):
         )
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(
         cls,
         model: Any,
@@ -84,6 +84,7 @@ class Localise(io.ComfyNode):
         image: Any = None,
     ) -> io.NodeOutput:
         """See `unet.record_maps.record_maps`."""
+        check_prompt(model, positive, name="positive")
         state = run_state_of(model)
         if not state.in_row:
             raise PIDiffError("This model has no identity applied. Connect the MODEL output of Apply Identity Adapter.")

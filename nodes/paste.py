@@ -10,8 +10,8 @@ from ..pidiff_core.face.paste import MOST_FEATHER, PASTE_AREAS, PASTE_MODES, Pas
 from ..pidiff_core.files.cache import FileIdentity
 from ..pidiff_core.pipeline import paste_portraits
 from .host.face_files import face_file_identities, face_parser
+from .host.inputs import checked_inputs
 from .host.node_report import report
-from .host.number_inputs import checked_numbers
 from .host.progress import progress_bar
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
 
@@ -109,7 +109,7 @@ class PastePortrait(io.ComfyNode):
         return face_file_identities()
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(
         cls,
         pidiff_model: Any,

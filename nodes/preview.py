@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..pidiff_core.pipeline import decode
+from .host.inputs import checked_inputs
 from .host.node_report import report
 from .host.progress import progress_bar
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
@@ -34,6 +35,7 @@ class PreviewCodes(io.ComfyNode):
         )
 
     @classmethod
+    @checked_inputs
     def execute(cls, pidiff_model: Any, wplus: Any) -> io.NodeOutput:
         """See `pidiff_core.pipeline.decode`."""
         portraits = decode(pidiff_model, wplus, on_progress=progress_bar())

@@ -12,7 +12,7 @@ from einops import rearrange
 
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.images import check_image_bhwc, pil_from_image
-from .host.number_inputs import checked_numbers
+from .host.inputs import check_prompt, checked_inputs
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
 from .unet.tuned_model import TunedHostModel
 
@@ -98,7 +98,7 @@ class TuneIdentity(io.ComfyNode):
         )
 
     @classmethod
-    @checked_numbers
+    @checked_inputs
     def execute(
         cls,
         model: Any,
@@ -121,6 +121,7 @@ class TuneIdentity(io.ComfyNode):
 
         adapter = pidiff_model.require("adapter", purpose="to tune an identity")
         pidiff_model.require_space_of(wplus)
+        check_prompt(model, positive, name="positive")
         with torch.inference_mode(False), torch.enable_grad():
             crops = _crops(image, face_mask, size_px)
             with torch.no_grad():

@@ -1,10 +1,13 @@
-"""Read mutated files with every reader of the pack: each must work or raise a PIDiffError, within memory and time.
+"""Read mutated files with every reader of the pack, or call every node with odd values: each must work or raise a
+PIDiffError, within memory and time.
 
     python scripts/fuzz.py [--inputs 2000] [--minutes M] [--seed 0] [--workers 1] [--readers codes table ...] [--only N]
+    python scripts/fuzz.py --nodes 20000 [--minutes M] [--seed 0] [--workers 1] [--only N]
 
-Input number n of a seed is always the same, so `--only n` repeats one. Inputs are read in processes of their own, which
-may use 1 GiB more memory than after their imports, and 10 s of processor time for each input. Every failure is printed
-with its number and kept in outputs/fuzz/. The last line is one JSON object; the exit status is 1 if anything failed.
+Nodes run in ComfyUI's own validation and executor, see fuzz_nodes.py. Input number n of a seed is always the same, so
+`--only n` repeats one. Inputs are read in processes of their own, which may use 1 GiB more memory than after their
+imports, and 10 s of processor time for each input. Every failure is printed with its number; files are kept in
+outputs/fuzz/. The last line is one JSON object; the exit status is 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +42,14 @@ READERS = ("codes", "directions", "table", "adapter", "encoder", "yunet", "parse
 
 
 class Worker:
-    """A process that reads inputs, one after the other."""
+    """A process that reads inputs, or calls nodes, one after the other.
 
-    def __init__(self, seed: int, names: Iterable[str]) -> None:
-        command = [sys.executable, __file__, "--worker", "--seed", str(seed), "--readers", *names]
+    Args:
+        arguments: of this script, for that process.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        command = [sys.executable, __file__, "--worker", *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._cpu_s = psutil.Process(self._process.pid).cpu_times
         self._answer(120.0)  # its imports
@@ -54,7 +62,8 @@ class Worker:
         answer = self._answer(TIME_S)
         if not answer:
             self.stop()
-            return {"number": number, "failure": "the process ended" if answer == "" else f"longer than {TIME_S:g} s"}
+            failure = "the process ended" if answer == "" else f"longer than {TIME_S:g} s"
+            return {"number": number, "outcome": "failure", "failure": failure}
         return json.loads(answer)
 
     def stop(self) -> None:
@@ -80,23 +89,24 @@ class Worker:
         return math.inf
 
 
-def fuzz(numbers: Iterable[int], *, seed: int, names: Iterable[str], workers: int = 1) -> list[dict[str, Any]]:
-    """Read the inputs of these numbers; the failures, in no order."""
-    names, failures, lock, pending = list(names), [], threading.Lock(), iter(numbers)
+def fuzz(numbers: Iterable[int], arguments: Sequence[str], *, workers: int = 1) -> list[dict[str, Any]]:
+    """What came of the inputs of these numbers, in no order; failures are printed."""
+    results: list[dict[str, Any]] = []
+    lock, pending = threading.Lock(), iter(numbers)
 
     def work() -> None:
-        worker = Worker(seed, names)
+        worker = Worker(arguments)
         while True:
             with lock:
                 number = next(pending, None)
             if number is None:
                 break
             if not worker.is_alive:
-                worker = Worker(seed, names)
+                worker = Worker(arguments)
             result = worker.read(number)
             if result["failure"]:
                 environment.say(json.dumps(result))
-                failures.append(result)
+            results.append(result)
         worker.stop()
 
     threads = [threading.Thread(target=work) for _ in range(workers)]
@@ -104,7 +114,41 @@ def fuzz(numbers: Iterable[int], *, seed: int, names: Iterable[str], workers: in
         thread.start()
     for thread in threads:
         thread.join()
-    return failures
+    return results
+
+
+def serve_nodes(seed: int) -> None:
+    """A worker's own loop, for calls of nodes."""
+    import logging
+    import warnings
+
+    import comfy_host
+    from in_process import import_comfy, load_pack
+
+    logging.disable()
+    warnings.simplefilter("ignore")
+    answers = sys.stdout
+    sys.stdout = sys.stderr
+    with tempfile.TemporaryDirectory(prefix="pidiff-fuzz-") as folder:
+        base = Path(folder, "comfyui")
+        base.mkdir()
+        import_comfy(comfy_host.DEFAULT, base)
+        import torch
+
+        import fuzz_nodes
+
+        torch.set_num_threads(1)
+        caller = fuzz_nodes.NodeCaller(load_pack(), base)
+        for name in caller.nodes:  # what is imported at the first use
+            caller.run(fuzz_nodes.valid_call(name, random.Random(seed), caller))
+        _limit_memory()
+        print("ready", file=answers, flush=True)
+        for line in sys.stdin:
+            call = fuzz_nodes.random_call(random.Random(f"{seed} {int(line)}"), caller)
+            outcome = caller.run(call)
+            failure = f"{call}: {outcome.failure}" if outcome.failure else ""
+            result = {"number": int(line), "outcome": outcome.kind, "failure": failure}
+            print(json.dumps(result), file=answers, flush=True)
 
 
 def serve(seed: int, names: list[str]) -> None:
@@ -140,7 +184,8 @@ def serve(seed: int, names: list[str]) -> None:
                 OUT.mkdir(parents=True, exist_ok=True)
                 (OUT / f"{seed}_{number}_{name}{path.suffix}").write_bytes(path.read_bytes())
             path.unlink()
-            print(json.dumps({"number": number, "reader": name, "failure": failure}), file=answers, flush=True)
+            result = {"number": number, "outcome": "failure" if failure else name, "failure": failure}
+            print(json.dumps(result), file=answers, flush=True)
 
 
 def write_input(
@@ -191,6 +236,7 @@ def main() -> int:
     environment.ensure(__file__)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=2000)
+    parser.add_argument("--nodes", type=int, help="call nodes this often, and read no files")
     parser.add_argument("--minutes", type=float, help="stop after this time, with fewer inputs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
@@ -200,23 +246,26 @@ def main() -> int:
     options = parser.parse_args()
     sys.path.append(str(ROOT))  # at the end: in front, nodes/ would hide ComfyUI's nodes.py
     if options.worker:
-        serve(options.seed, options.readers)
+        serve(options.seed, options.readers) if options.nodes is None else serve_nodes(options.seed)
         return 0
     began = time.monotonic()
     end = math.inf if options.minutes is None else began + 60 * options.minutes
-    wanted = range(options.inputs) if options.only is None else [options.only]
-    numbers: list[int] = []
+    count = options.inputs if options.nodes is None else options.nodes
+    wanted = range(count) if options.only is None else [options.only]
 
     def in_time() -> Iterator[int]:
         for number in wanted:
             if time.monotonic() > end:
                 return
-            numbers.append(number)
             yield number
 
-    failures = fuzz(in_time(), seed=options.seed, names=options.readers, workers=options.workers)
+    what = ["--readers", *options.readers] if options.nodes is None else ["--nodes", "1"]
+    results = fuzz(in_time(), ["--seed", str(options.seed), *what], workers=options.workers)
+    outcomes = Counter(result["outcome"] for result in results)
+    failures = outcomes.pop("failure", 0)
     seconds = round(time.monotonic() - began, 1)
-    print(json.dumps({"inputs": len(numbers), "seed": options.seed, "failures": len(failures), "seconds": seconds}))
+    report = {"inputs": len(results), "seed": options.seed, "failures": failures, "seconds": seconds}
+    print(json.dumps({**report, "outcomes": outcomes}))
     return 1 if failures else 0
 
 

@@ -85,8 +85,8 @@ def kill_while_saving(
     """Start, save, kill, start again; after `minutes` no further kill.
 
     Returns:
-        kills that were made; files at the end; `lost`: files that vanished; `half_written`: temporary files that kills have left;
-        `left_over`: those that are there after the next start and its first save.
+        kills that were made; files at the end; `lost`: files that vanished; `half_written`: temporary files that kills
+        have left; `left_over`: those that are there after the next start and its first save.
     """
     from comfy_host import ComfyServer
 

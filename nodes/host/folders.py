@@ -56,8 +56,9 @@ def find_pidiff_file(name: str) -> str | None:
     """The path of a file in models/pidiff by its relative name, or its last part alone; None if it is not there.
 
     Raises:
-        PIDiffError: it links to a file outside the folders.
+        PIDiffError: it links to a file outside the folders, or the name is no text.
     """
+    _check_name(name)
     if not pidiff_folders():
         return None
     wanted = _canonical(name)
@@ -137,6 +138,7 @@ def input_file(name: str) -> Path:
     Raises:
         PIDiffError: it does not exist, or it is outside its folder.
     """
+    _check_name(name)
     # Not get_annotated_filepath: newer hosts refuse a path outside with another error.
     plain, folder = folder_paths.annotated_filepath(name)
     root = Path(folder or folder_paths.get_input_directory())
@@ -188,6 +190,12 @@ def _inside(path: Path, folders: Sequence[Path], *, name: str) -> Path:
         f"{name} is outside the folder {', '.join(map(str, folders))}, which is not allowed. Copy the file into it. "
         "For models, you can also add the file's folder under 'pidiff' in extra_model_paths.yaml."
     )
+
+
+def _check_name(name: object) -> None:
+    """ComfyUI hands a program's value to the validation before the node runs, whatever it is."""
+    if not isinstance(name, str):
+        raise PIDiffError(f"The name of a file should be a text, but it is {quoted(name)}. Choose a file of the list.")
 
 
 def _canonical(name: str) -> str:

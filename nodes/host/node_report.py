@@ -43,7 +43,7 @@ def report(
     if images_bhwc is not None:
         few = images_bhwc[:MOST_PICTURES]
         if (side := max(few.shape[1:3])) > most_side_px:
-            size = (round(few.shape[1] * most_side_px / side), round(few.shape[2] * most_side_px / side))
+            size = tuple(max(1, round(px * most_side_px / side)) for px in few.shape[1:3])
             few = bchw_to_bhwc(resize_bchw(bhwc_to_bchw(few), size))
         shown |= ui.PreviewImage(few).as_dict()
     if text or warnings:
