@@ -17,7 +17,7 @@ from ..pidiff_core.errors import PIDiffError, check_interrupted, quoted
 from ..pidiff_core.files.cache import FileIdentity
 from ..pidiff_core.images import labelled_grid
 from ..pidiff_core.model import PIDiffModel
-from ..pidiff_core.shapes import check_number, check_shape
+from ..pidiff_core.shapes import check_number
 from ..pidiff_core.wplus.codes import LEVELS, WPlus
 from ..pidiff_core.wplus.direction_files import SUFFIXES
 from ..pidiff_core.wplus.directions import MOST_STEPS, Direction, apply_direction
@@ -25,7 +25,7 @@ from .apply import ApplyIdentityAdapter
 from .host.direction_lists import NO_DIRECTION, direction_choices, named_direction, offered_directions
 from .host.edit_preview import studio_of
 from .host.folders import identities, list_pidiff_files
-from .host.inputs import check_prompt, checked_inputs, numbers_in, ranges_of
+from .host.inputs import check_latent, check_prompt, checked_inputs, numbers_in, ranges_of
 from .host.node_report import report
 from .host.progress import progress_bar
 from .host.wire_types import PidiffModel, PidiffWPlus, schema
@@ -404,7 +404,7 @@ class _Drawing:
 def _latent(model: Any, latent: dict[str, Any]) -> torch.Tensor:
     """The samples (1, C, H, W) of the LATENT."""
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-    check_shape(samples, "B C H W", name="the latent")
+    check_latent(model, samples, name="the latent")
     if len(samples) != 1:
         raise PIDiffError(
             f"latent_image has {len(samples)} pictures, but a cell of the grid shows one. Set batch_size to 1."

@@ -10,8 +10,7 @@ from comfy_api.latest import io
 
 from ..pidiff_core.adapter.overlay import heat, overlay, resize_maps
 from ..pidiff_core.errors import PIDiffError
-from ..pidiff_core.shapes import check_shape
-from .host.inputs import check_prompt, checked_inputs
+from .host.inputs import check_latent, check_prompt, checked_inputs
 from .host.node_report import report
 from .host.wire_types import schema
 from .unet.apply import run_state_of
@@ -94,7 +93,7 @@ class Localise(io.ComfyNode):
                 "chain of Apply Identity Adapter nodes. Choose one of them, or -1 for all."
             )
         samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-        check_shape(samples, "B C H W", name="the latent")
+        check_latent(model, samples, name="the latent")
         if image is not None and len(image) != len(samples):
             raise PIDiffError(
                 f"{len(image)} pictures were given for {len(samples)} latents. Give the pictures that were decoded "

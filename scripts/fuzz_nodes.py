@@ -317,7 +317,7 @@ def _widget_value(kind: str, declared: Any, rng: random.Random) -> Any:
     if kind == "STRING":
         return declared.default or ""
     if declared.id in SMALL_WORK:
-        return rng.choice(SMALL_WORK[declared.id])
+        return max(rng.choice(SMALL_WORK[declared.id]), declared.min)
     return rng.choice((declared.default, declared.default, declared.min, declared.max))
 
 

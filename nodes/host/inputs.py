@@ -20,7 +20,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...pidiff_core.errors import PIDiffError, listed, quoted
 from ...pidiff_core.model import PIDiffModel
-from ...pidiff_core.shapes import check_number
+from ...pidiff_core.shapes import check_number, check_shape
 from ...pidiff_core.wplus.codes import WPlus
 
 Ranges = dict[str, tuple[float, float, bool]]
@@ -123,6 +123,20 @@ def check_prompt(model: ModelPatcher, conditioning: Any, *, name: str) -> None:
                 f"{name} was encoded for another base model: it has {embedding.shape[-1]} numbers a token, this model "
                 f"takes {width}. Use the CLIP output of the checkpoint that model comes from."
             )
+
+
+def check_latent(model: ModelPatcher, samples: torch.Tensor, *, name: str) -> None:
+    """Raise a PIDiffError if a latent is not (B, C, H, W) with the channels of this model, or is empty.
+
+    Call it after ComfyUI's `fix_empty_latent_channels`, which adapts latents of zeros.
+    """
+    sizes = check_shape(samples, "B C H W", name=name)
+    channels = model.model.latent_format.latent_channels
+    if sizes["C"] != channels or samples.numel() == 0:
+        raise PIDiffError(
+            f"{name} has the shape {tuple(samples.shape)}, but this model takes "
+            f"(B, {channels}, H, W). Use a latent of the same base model, that is not empty."
+        )
 
 
 def _is_vae(value: Any) -> bool:

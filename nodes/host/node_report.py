@@ -43,8 +43,8 @@ def report(
     if images_bhwc is not None:
         few = images_bhwc[:MOST_PICTURES]
         if (side := max(few.shape[1:3])) > most_side_px:
-            size = tuple(max(1, round(px * most_side_px / side)) for px in few.shape[1:3])
-            few = bchw_to_bhwc(resize_bchw(bhwc_to_bchw(few), size))
+            height, width = (max(1, round(px * most_side_px / side)) for px in few.shape[1:3])
+            few = bchw_to_bhwc(resize_bchw(bhwc_to_bchw(few), (height, width)))
         shown |= ui.PreviewImage(few).as_dict()
     if text or warnings:
         shown["text"] = ("\n".join([*warnings, *([text] if text else [])]),)

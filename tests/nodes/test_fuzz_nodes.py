@@ -97,11 +97,26 @@ def test_every_input_of_every_node_names_what_it_takes(caller, pack):
 @pytest.mark.parametrize("name", ["PIDiffLocalise", "PIDiffGrid", "PIDiffTuneIdentity"])
 def test_a_prompt_of_another_base_model_is_refused(caller, pack, name):
     call = fuzz_nodes.valid_call(name, random.Random(0), caller)
-    call.inputs |= {"positive": [[torch.zeros(1, 77, 5), {}]], "wplus": caller.good["PIDIFF_WPLUS"][0]}
+    call.inputs |= {
+        "model": caller.good["MODEL"][0],
+        "positive": [[torch.zeros(1, 77, 5), {}]],
+        "wplus": caller.good["PIDIFF_WPLUS"][0],
+    }
     call.inputs = {key: value for key, value in call.inputs.items() if key in _names(caller.nodes[name])}
     with pytest.raises(
         pack.load("pidiff_core.errors").PIDiffError, match="positive was encoded for another base model"
     ):
+        caller.nodes[name].execute(**call.inputs)
+
+
+@pytest.mark.parametrize(("name", "wire"), [("PIDiffLocalise", "latent"), ("PIDiffGrid", "latent_image")])
+@pytest.mark.parametrize("shape", [(1, 16, 16, 16), (0, 4, 16, 16), (1, 4, 0, 16)])
+def test_a_latent_of_another_base_model_is_refused(caller, pack, name, wire, shape):
+    call = fuzz_nodes.valid_call(name, random.Random(0), caller)
+    call.inputs |= {wire: {"samples": torch.ones(shape)}, "model": caller.good["MODEL"][0]}
+    call.inputs["wplus"] = caller.good["PIDIFF_WPLUS"][0]
+    call.inputs = {key: value for key, value in call.inputs.items() if key in _names(caller.nodes[name])}
+    with pytest.raises(pack.load("pidiff_core.errors").PIDiffError, match="this model takes"):
         caller.nodes[name].execute(**call.inputs)
 
 
