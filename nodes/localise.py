@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..pidiff_core.adapter.overlay import heat, overlay, resize_maps
 from ..pidiff_core.errors import PIDiffError
+from ..pidiff_core.images import check_image_bhwc
 from .host.inputs import check_latent, check_prompt, checked_inputs
 from .host.node_report import report
 from .host.wire_types import schema
@@ -94,6 +95,7 @@ class Localise(io.ComfyNode):
             )
         samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
         check_latent(model, samples, name="the latent")
+        image = None if image is None else check_image_bhwc(image, name="image")
         if image is not None and len(image) != len(samples):
             raise PIDiffError(
                 f"{len(image)} pictures were given for {len(samples)} latents. Give the pictures that were decoded "

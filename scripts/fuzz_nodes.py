@@ -223,7 +223,7 @@ class NodeCaller:
 
 
 class _Listener:
-    """In place of ComfyUI's web server: nobody is connected."""
+    """In place of ComfyUI's web server: no client is connected."""
 
     client_id = None
     last_node_id = None

@@ -89,12 +89,14 @@ def _described(value: Any) -> str:
 
 
 def _is_data(value: Any) -> bool:
-    """Whether this is a tensor with numbers in memory: not sparse, and not on the meta device."""
-    return isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta
+    """Whether this is a tensor with numbers in memory: not sparse, not on the meta device, not of 8-bit floats."""
+    is_tensor = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta
+    return is_tensor and not (value.is_floating_point() and value.dtype.itemsize == 1)
 
 
 def _is_latent(value: Any) -> bool:
-    return isinstance(value, dict) and _is_data(value.get("samples")) and value["samples"].is_floating_point()
+    samples = value.get("samples") if isinstance(value, dict) else None
+    return _is_data(samples) and samples.is_floating_point() and samples.ndim >= 4 and samples.numel() > 0
 
 
 def _is_conditioning(value: Any) -> bool:
@@ -151,7 +153,7 @@ _WIRES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "BOOLEAN": ("true or false", lambda value: isinstance(value, (bool, int, np.bool_))),
     "IMAGE": ("an IMAGE (B, H, W, C)", lambda value: _is_data(value) and value.ndim == 4),
     "MASK": ("a MASK (B, H, W)", lambda value: _is_data(value) and 2 <= value.ndim <= 4 and not value.is_complex()),
-    "LATENT": ("a LATENT", _is_latent),
+    "LATENT": ("a LATENT (B, C, H, W) that is not empty", _is_latent),
     "CONDITIONING": ("a CONDITIONING with at least one prompt", _is_conditioning),
     "MODEL": ("a MODEL", lambda value: isinstance(value, ModelPatcher)),
     "VAE": (

@@ -116,7 +116,22 @@ def test_a_latent_of_another_base_model_is_refused(caller, pack, name, wire, sha
     call.inputs |= {wire: {"samples": torch.ones(shape)}, "model": caller.good["MODEL"][0]}
     call.inputs["wplus"] = caller.good["PIDIFF_WPLUS"][0]
     call.inputs = {key: value for key, value in call.inputs.items() if key in _names(caller.nodes[name])}
-    with pytest.raises(pack.load("pidiff_core.errors").PIDiffError, match="this model takes"):
+    with pytest.raises(pack.load("pidiff_core.errors").PIDiffError, match=r"this model takes|not empty"):
+        caller.nodes[name].execute(**call.inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "wire", "value"),
+    [
+        ("PIDiffLocalise", "latent", {"samples": torch.ones(16)}),
+        ("PIDiffLocalise", "image", torch.ones(1, 0, 8, 3)),
+        ("ApplyIdentityAdapter", "mask", torch.ones(1, 8, 8).to(torch.float8_e4m3fn)),
+    ],
+)
+def test_an_empty_or_odd_tensor_is_refused_by_its_input(caller, pack, name, wire, value):
+    call = fuzz_nodes.valid_call(name, random.Random(0), caller)
+    call.inputs |= {"model": caller.good["MODEL"][0], wire: value}
+    with pytest.raises(pack.load("pidiff_core.errors").PIDiffError, match=rf"^{wire} (should be|is empty)"):
         caller.nodes[name].execute(**call.inputs)
 
 
