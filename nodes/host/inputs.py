@@ -95,7 +95,7 @@ def _is_data(value: Any) -> bool:
 
 
 def _is_latent(value: Any) -> bool:
-    samples = value.get("samples") if isinstance(value, dict) else None
+    samples: Any = value.get("samples") if isinstance(value, dict) else None
     return _is_data(samples) and samples.is_floating_point() and samples.ndim >= 4 and samples.numel() > 0
 
 
