@@ -47,7 +47,10 @@ def autoencoder_stage(
     parts: here and below, the training starts from the network in this folder, if there is one (`parts.py`).
     """
     module = fresh(MiniAutoencoder, seed=1).to(memory_format=torch.channels_last)
-    if not take_part("autoencoder", module, folder=parts):
+    if take_part("autoencoder", module, folder=parts):  # the base's part has learned these latents: they stay
+        for reading in (module.kl.encoder, module.kl.quant_conv, module.cells.read):
+            reading.requires_grad_(False)
+    else:
         sample = np.arange(0, len(pictures.world), max(1, len(pictures.world) // 400))
         module.cells.start_from(pictures.image_batch(sample))
 

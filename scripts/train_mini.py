@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Optimiser steps of the stages, after those of the parts in drawn_world/parts; `--scale` multiplies them all.
 STEPS = {
     "autoencoder": 3000,
-    "base": 16000,
+    "base": 6000,
     "generator": 3000,
     "encoder": 3000,
     "detector": 700,
