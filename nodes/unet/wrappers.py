@@ -18,7 +18,7 @@ from torch import Tensor
 from ...pidiff_core.errors import listed
 from .applied_identity import COND, UNCOND, AppliedIdentity, Area
 from .batch_rows import pictures_of_noise
-from .compile_guard import guard
+from .compile_guard import evaluate, guard
 from .run_state import KEY, WHOLE, Arrangement, Conditioning, RunState, read_call, warn_once
 
 _HALVES = {"positive": COND, "negative": UNCOND}  # a guider's further lists get no identity
@@ -71,6 +71,7 @@ def begin_call(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Any:
             rest = (*rest[:position], options, *rest[position + 1 :])
         else:
             named["transformer_options"] = options
+        return evaluate(unet, options, lambda: executor(x, *rest, **named))
     return executor(x, *rest, **named)
 
 
