@@ -11,6 +11,7 @@ import torch
 
 from pidiff_core.errors import PIDiffError
 from pidiff_core.files.arrays import load_array, load_arrays
+from tests.files.archives import promise_two_gigabytes
 
 
 class RunsCode:
@@ -92,10 +93,7 @@ def test_arrays_that_are_no_real_numbers_are_refused(tmp_path, content, message)
 def test_a_part_that_promises_more_than_the_file_takes_no_memory(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, w=np.ones((8, 6)))
-    data = bytearray(path.read_bytes())
-    packed_size = data.index(b"PK\x01\x02") + 20  # of the first part, in the archive's directory
-    data[packed_size : packed_size + 4] = (1 << 31).to_bytes(4, "little")
-    path.write_bytes(data)
+    promise_two_gigabytes(path)
     tracemalloc.start()
     try:
         with pytest.raises(PIDiffError, match=r"damaged .npz archive.*longer than the file"):

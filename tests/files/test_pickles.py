@@ -16,6 +16,7 @@ from torch import nn
 from pidiff_core.errors import PIDiffError
 from pidiff_core.files import cache, pickles
 from pidiff_core.files.pickles import load_pickle
+from tests.files.archives import promise_two_gigabytes
 
 
 class RunsCode:
@@ -296,10 +297,7 @@ def test_archives_that_other_readers_see_differently_are_refused(tmp_path):
 def test_a_part_that_promises_more_than_the_file_takes_no_memory(tmp_path):
     path = tmp_path / "a.pt"
     torch.save(torch.ones(3), path)
-    data = bytearray(path.read_bytes())
-    packed_size = data.index(b"PK\x01\x02") + 20  # of the first part, in the archive's directory
-    data[packed_size : packed_size + 4] = (1 << 31).to_bytes(4, "little")
-    path.write_bytes(data)
+    promise_two_gigabytes(path)
     tracemalloc.start()
     try:
         with pytest.raises(PIDiffError, match=r"damaged or cut short.*longer than the file"):
