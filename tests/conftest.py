@@ -98,7 +98,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The markers that follow from the fixtures a test uses, and which tests stay in one process.
+    """The markers that follow from a test's fixtures and folder, and which tests stay in one process.
 
     In one process run the tests of one server, and else those of one file. What takes longest comes first.
     """
@@ -108,7 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.host)
         if "comfy" in names:
             item.add_marker(pytest.mark.comfy)
-        if "page" in names:
+        if item.path.parent.name == "browser":
             item.add_marker(pytest.mark.browser)
     groups = {item: _group(item) for item in items}
     long = {groups[item] for item in items if item.get_closest_marker("slow")}

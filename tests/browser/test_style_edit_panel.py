@@ -8,6 +8,7 @@ import pytest
 
 import comfy_host
 from comfy_host import ROOT
+from tests.browser.front_end import open_graph
 
 NAME = "pidiff_edit"
 EDIT_NODE = "6"
@@ -29,11 +30,11 @@ def host(request, tmp_path_factory):
 
 
 @pytest.fixture
-def open_panel(page, open_graph):
+def open_panel(page):
     """(host, graph) -> the edit workflow, or a serialised graph, with StyleEdit's panel visible."""
 
     def opened(host, graph=NAME, *, vue=False, locale="en"):
-        open_graph(host, graph, **{"Comfy.VueNodes.Enabled": vue, "Comfy.Locale": locale})
+        open_graph(page, host, graph, **{"Comfy.VueNodes.Enabled": vue, "Comfy.Locale": locale})
         page.wait_for_selector(".pidiff-edit", state="attached")
         page.evaluate(
             """() => {
