@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,19 @@ from .train import (
 from .train_adapter import extract_stage, identity_data, localise_stage, new_mini_adapter
 
 
+@dataclass(frozen=True)
+class Length:
+    """How long a stage trains: optimiser steps, and the pictures (of the judge: people) of each."""
+
+    steps: int
+    batch: int
+
+
 def run(
     folder: Path,
     target: Path,
     *,
-    steps: Mapping[str, int],
+    lengths: Mapping[str, Length],
     notes: Mapping[str, str],
     people: int | None = None,
     compiled: bool = True,
@@ -42,11 +50,12 @@ def run(
 ) -> None:
     """Train the missing stages and write the bundle.
 
-    folder: checkpoints; each stage continues from its own. target: the folder of the finished bundle. steps:
-    optimiser steps of each stage. notes: facts for the files' metadata. people: fewer drawn people, to try the recipe.
+    folder: checkpoints; each stage continues from its own. target: the folder of the finished bundle. lengths:
+    of each stage. notes: facts for the files' metadata. people: fewer drawn people, to try the recipe.
     compiled: torch.compile the two long stages (worth it from a few hundred steps on). parts: a folder of networks to
     continue from (`parts.py`).
     """
+    length = {stage: {"steps": each.steps, "batch_size": each.batch} for stage, each in lengths.items()}
     world = WORLD if people is None else replace(WORLD, people=people)
     judge_world = JUDGE_WORLD if people is None else replace(JUDGE_WORLD, people=people)
 
@@ -54,7 +63,7 @@ def run(
     pictures = rendered(world, folder / "data")
     say("stage 1 of 8, autoencoder: pictures <-> latents")
     autoencoder = autoencoder_stage(
-        pictures, folder / "autoencoder", steps=steps["autoencoder"], compiled=compiled, parts=parts
+        pictures, folder / "autoencoder", **length["autoencoder"], compiled=compiled, parts=parts
     )
     made_of = f"{len(world)}-{version_of(autoencoder)}"  # what is cached belongs to one world and one autoencoder
     latents = cached_latents(pictures, autoencoder, folder / f"latents-{made_of}.pt")
@@ -64,20 +73,20 @@ def run(
         latents,
         folder / "base",
         decode=autoencoder.decode,
-        steps=steps["base"],
+        **length["base"],
         compiled=compiled,
         parts=parts,
     )
     say("stage 3 of 8, generator: W+ codes -> portrait")
-    painter = generator_stage(pictures, folder / "generator", steps=steps["generator"], parts=parts)
+    painter = generator_stage(pictures, folder / "generator", **length["generator"], parts=parts)
     say("stage 4 of 8, encoder: portrait -> W+ codes")
-    reader = encoder_stage(pictures, painter, folder / "encoder", steps=steps["encoder"], parts=parts)
+    reader = encoder_stage(pictures, painter, folder / "encoder", **length["encoder"], parts=parts)
     say("stage 5 of 8, detector: where is the drawn face")
     drawn = rendered(judge_world, folder / "data")
     shown = reconstructed(drawn, autoencoder, folder / f"reconstructions-{made_of}.npy")
-    detector = detector_stage(drawn, shown, folder / "detector", steps=steps["detector"])
+    detector = detector_stage(drawn, shown, folder / "detector", **length["detector"])
     say("stage 6 of 8, judge: who is it")
-    judge = judge_stage(shown, folder / "judge", steps=steps["judge"])
+    judge = judge_stage(shown, folder / "judge", **length["judge"])
     data = identity_data(
         base,
         pictures,
@@ -88,9 +97,9 @@ def run(
     )
     adapter = new_mini_adapter(base, data)
     say("stage 7 of 8, extract: the adapter on aligned heads")
-    extract_stage(base, adapter, data, folder / "extract", steps=steps["extract"])
+    extract_stage(base, adapter, data, folder / "extract", **length["extract"])
     say("stage 8 of 8, localise: the adapter in whole pictures")
-    localise_stage(base, adapter, data, folder / "localise", steps=steps["localise"])
+    localise_stage(base, adapter, data, folder / "localise", **length["localise"])
     sample = np.arange(0, min(len(world), 400), 2)
     latent_rgb = fitted_latent_rgb(latents[sample], pictures.image_batch(sample))
     save_base(target, base, autoencoder, latent_rgb=latent_rgb, notes=dict(notes))

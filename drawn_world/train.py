@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -30,6 +31,10 @@ from .portraits import SPACE, CodeReader, Painter, drawing_loss, reading_loss, t
 WORLD = World(seed=1, people=10_000, scenes=4)
 JUDGE_WORLD = World(seed=3, people=3_000, scenes=4)  # other people: nothing that the adapter learns from
 _ENCODE_BATCH = 100
+_ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if _ON_GPU else "cpu")
+WORKERS = (os.cpu_count() or 1) // 4 if _ON_GPU else 0  # a GPU would wait for its batches
+PACE = 5 if _ON_GPU else 1  # its steps are short: checkpoints and pictures come after more of them
 _PHRASES_SHARE = 0.85  # of the captions; the others are read word by word
 
 
@@ -64,7 +69,15 @@ def autoencoder_stage(
         output = module.decode(module.encode(images))
         save_grid(torch.cat([images[:6], output[:6], images[6:], output[6:]]), folder / "latest.png", columns=6)
 
-    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.998, seed=1, compiled=compiled)
+    config = LoopConfig(
+        steps=steps,
+        learning_rate=2e-3,
+        ema_decay=0.998,
+        seed=1,
+        checkpoint_every=200 * PACE,
+        compiled=compiled,
+        workers=WORKERS,
+    )
     train(module, config, batch=batch, loss=reconstruction_loss, folder=folder, snapshot=snapshot)
     return module
 
@@ -76,12 +89,19 @@ def cached_latents(pictures: Pictures, autoencoder: MiniAutoencoder, path: Path)
         from tqdm import tqdm
 
         rows = []
+        autoencoder.to(DEVICE)
         for start in tqdm(range(0, len(pictures.world), _ENCODE_BATCH), desc="latents", mininterval=20):
             images = pictures.image_batch(np.arange(start, min(start + _ENCODE_BATCH, len(pictures.world))))
-            with torch.autocast("cpu", torch.bfloat16):
-                rows.append(autoencoder.encode(images.contiguous(memory_format=torch.channels_last)).half())
+            rows.append(encoded(autoencoder, images))
+        autoencoder.cpu()
         write_whole(path, lambda part: torch.save(torch.cat(rows), part))
     return torch.load(path, weights_only=True)
+
+
+def encoded(autoencoder: MiniAutoencoder, images: Tensor) -> Tensor:
+    """Latents (B, 8, h, w) float16, on the CPU, of pictures (B, 3, H, W); the autoencoder is on DEVICE."""
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        return autoencoder.encode(images.to(DEVICE).contiguous(memory_format=torch.channels_last)).half().cpu()
 
 
 def base_stage(
@@ -98,7 +118,7 @@ def base_stage(
     """Stage 2: captions -> latents. Captions name traits now and then, so that the base can draw every one of them."""
     module = fresh(MiniBase, seed=2)
     take_part("base", module, folder=parts)
-    if not torch.cuda.is_available():
+    if not _ON_GPU:
         # On a CPU a step takes 0.59 of the time: the fused attention's gradient is slow, and group norm is in
         # channels-last memory.
         from diffusers.models.attention_processor import AttnProcessor
@@ -134,12 +154,19 @@ def base_stage(
                 for i, scene in enumerate(scenes)
             ]
         )
-        save_grid(decode(sample(module, module.context(ids), seed=0)), folder / "latest.png", columns=6)
+        latents = sample(module, module.context(ids.to(DEVICE)), seed=0)
+        save_grid(decode(latents.cpu()), folder / "latest.png", columns=6)
 
     config = LoopConfig(
-        steps=steps, learning_rate=2e-3, ema_decay=0.999, seed=2, checkpoint_every=500, compiled=compiled
+        steps=steps,
+        learning_rate=2e-3,
+        ema_decay=0.999,
+        seed=2,
+        checkpoint_every=500 * PACE,
+        compiled=compiled,
+        workers=WORKERS,
     )
-    train(module, config, batch=batch, loss=velocity_loss, folder=folder, snapshot=snapshot)
+    train(module, config, batch=batch, loss=velocity_loss, folder=folder, snapshot=snapshot, snapshot_on=None)
     return module
 
 
@@ -157,11 +184,12 @@ def sample(
     base: MiniBase, context: Tensor, *, seed: int, steps: int = 20, guidance: float = 3.0, side: int = 16
 ) -> Tensor:
     """DDIM (eta 0) with classifier-free guidance: context (B, L, W) -> normalised latents (B, 8, side, side)."""
-    alphas, sigmas = noise_levels()
-    x = torch.randn(len(context), LATENT_CHANNELS, side, side, generator=torch.Generator().manual_seed(seed))
-    empty = base.context(token_ids([""])).expand_as(context)
+    device = context.device
+    alphas, sigmas = (levels.to(device) for levels in noise_levels())
+    x = torch.randn(len(context), LATENT_CHANNELS, side, side, generator=torch.Generator().manual_seed(seed)).to(device)
+    empty = base.context(token_ids([""]).to(device)).expand_as(context)
     both = torch.cat([context, empty])
-    times = torch.linspace(TRAIN_STEPS - 1, 0, steps + 1).round().long()
+    times = torch.linspace(TRAIN_STEPS - 1, 0, steps + 1).round().long().to(device)
     for now, after in pairwise(times):
         v_text, v_empty = base(torch.cat([x, x]), now.expand(len(both)), both).float().chunk(2)
         v = v_empty + guidance * (v_text - v_empty)
@@ -191,7 +219,15 @@ def generator_stage(
         save_grid(torch.cat([inputs["crops"][:12], output]), folder / "latest.png", columns=12)
 
     config = LoopConfig(
-        steps=steps, learning_rate=1.5e-2, warmup_steps=100, weight_decay=0.0, ema_decay=0.998, seed=3, compiled=False
+        steps=steps,
+        learning_rate=1.5e-2,
+        warmup_steps=100,
+        weight_decay=0.0,
+        ema_decay=0.998,
+        seed=3,
+        checkpoint_every=200 * PACE,
+        compiled=False,
+        workers=WORKERS,
     )
     train(module, config, batch=batch, loss=drawing_loss, folder=folder, snapshot=snapshot)
     return module
@@ -230,7 +266,15 @@ def encoder_stage(
         output = module.painter.generator.synthesis(codes, noise=None)
         save_grid(torch.cat([inputs["crops"][:12], inputs["inputs"][:12], output]), folder / "latest.png", columns=12)
 
-    config = LoopConfig(steps=steps, learning_rate=1e-3, ema_decay=0.998, seed=4, compiled=False)
+    config = LoopConfig(
+        steps=steps,
+        learning_rate=1e-3,
+        ema_decay=0.998,
+        seed=4,
+        checkpoint_every=200 * PACE,
+        compiled=False,
+        workers=WORKERS,
+    )
     train(module, config, batch=batch, loss=reading_loss, folder=folder, snapshot=snapshot)
     return module
 
@@ -241,12 +285,15 @@ def reconstructed(pictures: Pictures, autoencoder: MiniAutoencoder, path: Path) 
     if not path.exists():
         from tqdm import tqdm
 
+        autoencoder.to(DEVICE)
         images = np.empty(pictures.images.shape, np.uint8)
         for start in tqdm(range(0, len(images), _ENCODE_BATCH), desc="reconstructions", mininterval=20):
             indices = np.arange(start, min(start + _ENCODE_BATCH, len(images)))
-            with torch.autocast("cpu", torch.bfloat16):
-                output = autoencoder.decode(autoencoder.encode(pictures.image_batch(indices))).float()
+            seen = pictures.image_batch(indices).to(DEVICE)
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                output = autoencoder.decode(autoencoder.encode(seen)).float().cpu()
             images[indices] = rearrange(as_bytes(output), "b c h w -> b h w c").numpy()
+        autoencoder.cpu()
         write_whole(path, lambda part: np.save(part, images))
     return replace(pictures, images=np.load(path, mmap_mode="r"))
 
@@ -272,13 +319,24 @@ def detector_stage(
         small = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
         return {"images": small, "points": points, "present": present}
 
-    config = LoopConfig(steps=steps, learning_rate=3e-3, ema_decay=0.995, seed=6, compiled=False)
+    config = LoopConfig(
+        steps=steps,
+        learning_rate=3e-3,
+        ema_decay=0.995,
+        seed=6,
+        checkpoint_every=200 * PACE,
+        compiled=False,
+        workers=WORKERS,
+    )
     train(module, config, batch=batch, loss=detection_loss, folder=folder)
     return module
 
 
-def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, people: int = 64) -> Judge:
-    """Stage 6: tells people apart in pictures that went through the autoencoder, roughly aligned."""
+def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, batch_size: int = 64) -> Judge:
+    """Stage 6: tells people apart in pictures that went through the autoencoder, roughly aligned.
+
+    batch_size: people in a batch, with two pictures each.
+    """
     module = fresh(Judge, seed=7)
     scenes = shown.world.scenes
     colour = [
@@ -288,7 +346,7 @@ def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, people: int
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([21, step])
-        chosen = usable[batch_indices(step, len(usable), people, seed=22)]
+        chosen = usable[batch_indices(step, len(usable), batch_size, seed=22)]
         pairs = np.array([rng.choice(colour[index], 2, replace=False) for index in chosen])
         indices = pairs.T.reshape(-1)
         points = shown.landmarks[indices] - 0.5
@@ -297,7 +355,15 @@ def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, people: int
         first, second = judged_crops(shown.image_batch(indices), torch.from_numpy(points).float()).chunk(2)
         return {"first": first, "second": second}
 
-    config = LoopConfig(steps=steps, learning_rate=2e-3, ema_decay=0.995, seed=7, compiled=False)
+    config = LoopConfig(
+        steps=steps,
+        learning_rate=2e-3,
+        ema_decay=0.995,
+        seed=7,
+        checkpoint_every=200 * PACE,
+        compiled=False,
+        workers=WORKERS,
+    )
     train(module, config, batch=batch, loss=likeness_loss, folder=folder)
     return module
 

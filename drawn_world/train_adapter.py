@@ -23,7 +23,7 @@ from .captions import caption
 from .crops import as_encountered, labelled_crops, on_white
 from .data import PICTURE_PX, Pictures, batch_indices
 from .portraits import SPACE
-from .train import write_whole
+from .train import DEVICE, PACE, WORKERS, encoded, write_whole
 
 NEUTRAL_CAPTION = "a photo of a person"
 _CHUNK = 100
@@ -126,6 +126,7 @@ def identity_data(
     if not path.exists():
         from tqdm import tqdm
 
+        autoencoder.to(DEVICE), encoder.to(DEVICE)
         offsets, portraits, masks = [], [], []
         for start in tqdm(range(0, len(pictures.world), _CHUNK), desc="codes", mininterval=20):
             indices, rng = (
@@ -133,14 +134,14 @@ def identity_data(
                 np.random.default_rng([23, start]),
             )
             crops = labelled_crops(pictures, indices, rng=rng, jitter=0.03)
-            offsets.append(encoder(as_encountered(crops, rng=rng)).half())
+            offsets.append(encoder(as_encountered(crops, rng=rng).to(DEVICE)).half().cpu())
         for start in tqdm(range(0, len(portrait_of), _CHUNK), desc="portraits", mininterval=20):
             indices = portrait_of[start : start + _CHUNK]
             rng = np.random.default_rng([23, start])
             crops = labelled_crops(pictures, indices, rng=rng, jitter=0.0, size=PICTURE_PX)
-            with torch.autocast("cpu", torch.bfloat16):
-                portraits.append(autoencoder.encode(on_white(crops)).half())
+            portraits.append(encoded(autoencoder, on_white(crops)))
             masks.append(F.avg_pool2d(crops[:, 3:], 8).half())
+        autoencoder.cpu(), encoder.cpu()
         whole = [torch.cat(parts) for parts in (offsets, portraits, masks)]
         write_whole(path, lambda part: torch.save(whole, part))
     offsets, portraits, masks = torch.load(path, weights_only=True)
@@ -171,14 +172,20 @@ def new_mini_adapter(base: MiniBase, data: IdentityData) -> IdentityAdapter:
     return new_adapter(trained_base(base), data, AdapterOptions(hidden=128, mixer_layers=1), seed=8)
 
 
-def extract_stage(base: MiniBase, adapter: IdentityAdapter, data: IdentityData, folder: Path, *, steps: int) -> None:
+def extract_stage(
+    base: MiniBase, adapter: IdentityAdapter, data: IdentityData, folder: Path, *, steps: int, batch_size: int = 32
+) -> None:
     """Stage 7: aligned heads on white, a neutral caption, the noise loss on the head only."""
-    _stage("extract", base, adapter, data, folder, steps=steps, final_rate=0.3, ema_decay=0.99, seed=8)
+    ending = {"final_rate": 0.3, "ema_decay": 0.99}
+    _stage("extract", base, adapter, data, folder, steps=steps, batch_size=batch_size, seed=8, **ending)
 
 
-def localise_stage(base: MiniBase, adapter: IdentityAdapter, data: IdentityData, folder: Path, *, steps: int) -> None:
+def localise_stage(
+    base: MiniBase, adapter: IdentityAdapter, data: IdentityData, folder: Path, *, steps: int, batch_size: int = 32
+) -> None:
     """Stage 8: whole pictures with captions that name no trait, and the head's mask."""
-    _stage("localise", base, adapter, data, folder, steps=steps, final_rate=0.02, ema_decay=0.995, seed=9)
+    ending = {"final_rate": 0.02, "ema_decay": 0.995}
+    _stage("localise", base, adapter, data, folder, steps=steps, batch_size=batch_size, seed=9, **ending)
 
 
 def _stage(
@@ -189,6 +196,7 @@ def _stage(
     folder: Path,
     *,
     steps: int,
+    batch_size: int,
     final_rate: float,
     ema_decay: float,
     seed: int,
@@ -198,7 +206,7 @@ def _stage(
         adapter,
         data,
         stage=stage,
-        size=32,
+        size=batch_size,
         strategy=StrategyConfig(drop_identity=0, drop_text=0, drop_both=0, extra_fraction=0.25),
         loop=LoopConfig(
             steps=steps,
@@ -207,7 +215,9 @@ def _stage(
             final_rate=final_rate,
             ema_decay=ema_decay,
             seed=seed,
+            checkpoint_every=200 * PACE,
             compiled=False,
+            workers=4 * WORKERS,
         ),
         folder=folder,
     )

@@ -17,16 +17,23 @@ import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Optimiser steps of the stages, after those of the parts in drawn_world/parts; `--scale` multiplies them all.
-STEPS = {
-    "autoencoder": 3000,
-    "base": 6000,
-    "generator": 3000,
-    "encoder": 3000,
-    "detector": 700,
-    "judge": 900,
-    "extract": 1500,
-    "localise": 3800,
+# Steps and batch of each stage, after those of the parts in drawn_world/parts; `--scale` multiplies the steps.
+ON_CPU = {
+    "autoencoder": (3000, 16),
+    "base": (6000, 32),
+    "generator": (3000, 32),
+    "encoder": (3000, 32),
+    "detector": (700, 64),
+    "judge": (900, 64),
+    "extract": (1500, 32),
+    "localise": (3800, 32),
+}
+ON_GPU = ON_CPU | {
+    "autoencoder": (6000, 64),
+    "base": (7000, 384),
+    "generator": (4000, 64),
+    "extract": (600, 128),
+    "localise": (1800, 128),
 }
 
 
@@ -57,9 +64,14 @@ def main() -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    steps = {stage: max(1, round(count * options.scale)) for stage, count in STEPS.items()}
+    table = ON_GPU if torch.cuda.is_available() else ON_CPU
+    lengths = {
+        stage: recipe.Length(steps=max(1, round(steps * options.scale)), batch=batch)
+        for stage, (steps, batch) in table.items()
+    }
     notes = {
-        "steps": json.dumps(steps),
+        "steps": json.dumps({stage: each.steps for stage, each in lengths.items()}),
+        "batches": json.dumps({stage: each.batch for stage, each in lengths.items()}),
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
@@ -69,7 +81,7 @@ def main() -> int:
     recipe.run(
         options.out,
         target,
-        steps=steps,
+        lengths=lengths,
         notes=notes,
         people=options.people,
         compiled=not options.no_compile,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PIDiffError
+from .ahead import made_ahead
 from .logs import Curve, Trackers
 from .optimisers import make_optimiser
 from .precision import PRECISIONS, choose_precision
@@ -53,6 +54,7 @@ class LoopConfig:
     log_every: int = 25
     precision: str = "bf16"  # of the loss: "bf16" by autocast, "fp32", or "auto" (there is no loss scaling for fp16)
     compiled: bool = True  # torch.compile of the loss
+    workers: int = 0  # processes that make the batches of the coming steps; 0 = this one makes each when it is due
     sharding: str = "none"  # "fsdp2": parameters and optimiser state shared out over the processes
     seed: int = 0  # of the random numbers that the loss draws
 
@@ -189,6 +191,12 @@ def train(
                     sums.setdefault(name, []).append(value.float())
         return {name: float(accelerator.reduce(torch.stack(found).mean(), "mean")) for name, found in sums.items()}
 
+    asked = [
+        (step,) if parts == 1 else (step, Share(first + index, parts))
+        for step in range(start, config.steps)
+        for index in range(shares)
+    ]
+    batches = made_ahead(batch, asked, workers=config.workers)
     module.train()
     with (
         torch.random.fork_rng(),
@@ -200,7 +208,7 @@ def train(
             torch.manual_seed(config.seed * 1_000_003 + step)
             sums: dict[str, Tensor] = {}
             for index in range(shares):
-                inputs = batch(step) if parts == 1 else batch(step, Share(first + index, parts))
+                inputs = next(batches)
                 with accelerator.no_sync(objective) if index < shares - 1 else nullcontext():
                     with autocast:
                         values = objective(_moved(inputs, device))

@@ -46,7 +46,7 @@ class RunState:
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         average = None
         if ema_decay and not hasattr(optimiser, "eval"):  # schedule-free optimisers average by themselves
-            average = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, inv_gamma=1, power=0.75)
+            average = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, inv_gamma=1, power=0.75, foreach=True)
         return cls(module, parameters, optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, rate), average, path)
 
     def update(self) -> None:

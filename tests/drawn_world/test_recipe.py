@@ -23,7 +23,7 @@ STAGES = ("autoencoder", "base", "generator", "encoder", "detector", "judge", "e
 def test_the_recipe_runs_resumes_and_writes_a_bundle(root, tmp_path):
     pytest.importorskip("accelerate", reason="training is the optional extra `train`")
     pytest.importorskip("diffusers", reason="training is the optional extra `train`")
-    from drawn_world.recipe import run
+    from drawn_world.recipe import Length, run
 
     shipped = {path: path.stat().st_mtime_ns for path in bundle.WEIGHTS.iterdir()}
     command = [sys.executable, str(root / "scripts" / "train_mini.py"), "--out", str(tmp_path), "--people", "80"]
@@ -38,7 +38,7 @@ def test_the_recipe_runs_resumes_and_writes_a_bundle(root, tmp_path):
     run(  # resumes every stage
         tmp_path,
         tmp_path / "longer",
-        steps=dict.fromkeys(STAGES, 2),
+        lengths=dict.fromkeys(STAGES, Length(steps=2, batch=32)),
         notes={"why": "a test"},
         people=80,
         compiled=False,
