@@ -120,10 +120,12 @@ class FourTokens(nn.Module):
 
 def recipe_adapter(base: Base, data: ComparisonData, recipe: Recipe, *, seed: int) -> IdentityAdapter:
     """An untrained adapter of the recipe, as nearly of PIDiff's number of parameters as a hidden width allows."""
-    wanted = _parameters(_built(base, RECIPES[0], hidden=_HIDDEN))
-    hidden = min(
-        range(8, 1025, 8), key=lambda hidden: abs(_parameters(_built(base, recipe, hidden=hidden)) - wanted)
-    ) if recipe.tokens != "styles" or recipe.query != "host" else _HIDDEN  # fmt: skip
+    hidden = _HIDDEN
+    if recipe.tokens != "styles" or recipe.query != "host":
+        with torch.device("meta"):  # only counted
+            wanted = _parameters(_built(base, RECIPES[0], hidden=_HIDDEN))
+            counts = {width: _parameters(_built(base, recipe, hidden=width)) for width in range(8, 1025, 8)}
+        hidden = min(counts, key=lambda width: abs(counts[width] - wanted))
     adapter = fresh(lambda: _built(base, recipe, hidden=hidden), seed=seed)
     adapter.projection.code_std.copy_(data.code_std)
     return adapter

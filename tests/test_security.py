@@ -16,6 +16,7 @@ EXPLAINED = {
 }
 
 
+@pytest.mark.slow
 def test_bandit_finds_nothing_new(root):
     pytest.importorskip("bandit", reason="bandit is not installed (`pip install bandit`)")
     command = [sys.executable, "-m", "bandit", "-q", "-ll", "-f", "json", "-r"]

@@ -87,6 +87,7 @@ def test_outputs_that_differ_end_the_run_with_an_error(found, options, capsys):
     assert "differ" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_step_with_ours_projects_no_token_and_never_waits(step, text):
     evaluate, kinds = step
     for name in adapter.OURS:
@@ -96,6 +97,7 @@ def test_a_step_with_ours_projects_no_token_and_never_waits(step, text):
         assert inside(counts) == NOTHING, name
 
 
+@pytest.mark.slow
 def test_the_counters_see_what_the_peers_do(step, text):
     evaluate, kinds = step
     published, ipadapter = (trace_hooks(evaluate, kinds[name], text=text) for name in ("wplus_published", "ipa4"))

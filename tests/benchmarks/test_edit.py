@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from benchmarks import edit
 
 
+@pytest.mark.slow
 def test_every_direction_has_a_range_or_is_not_offered(capsys):
     assert edit.main(["--repeats", "1", "--threads", "1"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -26,6 +26,7 @@ def test_the_last_line_is_one_json_object(root):
     assert (result["px"], result["batch"]) == (64, 2)
 
 
+@pytest.mark.slow
 def test_both_steps_train_their_adapter_and_nothing_else():
     unet, vae, text = networks(CPU, narrow=True, encoders=True)
     inputs = random_inputs(64, 2, CPU)

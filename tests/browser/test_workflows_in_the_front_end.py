@@ -86,6 +86,7 @@ def opened(server, photo, tmp_path_factory):
     return open_all(server, tmp_path_factory.mktemp("browser") / "profile", names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_graph_opens_complete(opened, name):
     if name not in opened:
@@ -152,6 +153,7 @@ def test_queueing_from_the_front_end_draws_the_sample_person(page, server):
     assert not page.errors
 
 
+@pytest.mark.slow
 def test_a_warning_is_shown_on_its_node_and_goes_with_its_cause(page, server):
     open_graph(page, server, "pidiff_mini")
     apply_node = "window.app.graph.getNodeById(4)"

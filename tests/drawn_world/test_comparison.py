@@ -25,10 +25,16 @@ def base():
     return load_base("mini")
 
 
+@pytest.fixture(scope="module")
+def parameters(base) -> int:
+    """Of the first recipe's adapter."""
+    return _parameters(_built(base, RECIPES[0], hidden=128))
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_every_recipe_has_the_same_number_of_parameters(base, recipe):
+def test_every_recipe_has_the_same_number_of_parameters(base, parameters, recipe):
     adapter = recipe_adapter(base, Spread(), recipe, seed=0)
-    assert _parameters(adapter) == pytest.approx(_parameters(_built(base, RECIPES[0], hidden=128)), rel=0.02)
+    assert _parameters(adapter) == pytest.approx(parameters, rel=0.02)
     assert torch.equal(adapter.projection.code_std, Spread.code_std)
     tokens = adapter.projection(torch.randn(2, SPACE.num_styles, SPACE.width))
     assert tokens.shape[1] == (SPACE.num_styles if recipe.tokens == "styles" else 4)

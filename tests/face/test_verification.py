@@ -29,7 +29,9 @@ def error_px(face, to_picture):
     return float((transform_points(to_picture, face.landmarks) - ASTRONAUT).norm(dim=1).max())
 
 
-@pytest.mark.parametrize("degrees", [30, 45, 135, 180, 200, 290])
+@pytest.mark.parametrize(
+    "degrees", [30, 135, 180, *(pytest.param(degrees, marks=pytest.mark.slow) for degrees in (45, 200, 290))]
+)
 def test_the_astronaut_is_found_however_she_is_turned(astronaut, detector, degrees):
     turned, to_picture = turn(astronaut, degrees)
     faces = find_faces(bchw_to_bhwc(turned), detector)
@@ -119,6 +121,7 @@ def test_a_wrong_detector_in_front_does_not_hide_what_the_next_one_sees(astronau
     assert error_px(face, torch.eye(3)) < 8
 
 
+@pytest.mark.slow
 def test_the_largest_detection_is_not_meant_if_it_is_no_face(astronaut, detector):
     """The ghost is larger than the astronaut, and comes first in every order."""
     for choice in ("all", "largest first"):
@@ -195,6 +198,7 @@ def test_what_holds_in_rotated_views_is_a_face_and_what_nearly_does_is_doubtful(
     assert ["none" if not faces else "doubtful" if faces[0].doubtful else "face"] == [expected]
 
 
+@pytest.mark.slow
 def test_a_doubtful_face_is_taken_only_if_no_detector_finds_a_better_one():
     doubtful, sure = Dots(16.0, 0.99), Dots(0.0, 0.5)
     sure.name = "sure"
@@ -254,6 +258,7 @@ def test_of_a_crowd_the_largest_are_verified_and_the_rest_are_doubtful():
     assert crowd.looks == 24 * 3
 
 
+@pytest.mark.slow
 def test_a_page_of_false_detections_is_not_verified_for_minutes():
     page = Crowd(188, steady=False)
     assert find_faces(torch.zeros(1, 700, 1240, 3), page, choice=FaceChoice("all")) == []

@@ -36,9 +36,12 @@ def test_names_that_no_file_can_have_are_an_error(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+EACH = 12  # names for each of four that compete
+
+
 def claim(folder, number, found):
     names = []
-    for _ in range(25):
+    for _ in range(EACH):
         index = 0
         while not write_whole(folder / f"person_{index}", lambda path: path.write_text(str(number)), only_if_new=True):
             index += 1
@@ -64,10 +67,10 @@ def test_processes_and_threads_never_get_one_name_twice(tmp_path, has_links, mon
     for run in runs:
         run.join()
     owners = {index: number for number, indices in claimed.items() for index in indices}
-    assert sorted(owners) == list(range(100))
+    assert sorted(owners) == list(range(4 * EACH))
     for index, number in owners.items():
         assert (tmp_path / f"person_{index}").read_text() == str(number)
-    assert len(list(tmp_path.iterdir())) == 100
+    assert len(list(tmp_path.iterdir())) == 4 * EACH
 
 
 WRITES_FOR_EVER = """

@@ -13,6 +13,7 @@ import pytest
 from comfy_client import WorkflowError
 
 
+@pytest.mark.slow
 def test_the_printed_example_draws_a_picture(server, root, tmp_path):
     text = (root / "docs" / "api.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
@@ -43,6 +44,7 @@ def test_the_table_names_the_nodes_of_the_workflows(root):
                 assert node_id in workflow, (name, node_id)
 
 
+@pytest.mark.slow
 def test_a_photo_inside_the_prompt(server, root, api_workflow, picture):
     workflow = api_workflow("pidiff_paste")
     photo = base64.b64encode((root / "samples" / "pidiff_sample_1.png").read_bytes()).decode()

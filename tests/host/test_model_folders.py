@@ -28,7 +28,7 @@ ENCODER = EncoderConfig(
 GENERATOR = GeneratorConfig(size=32, width=512, z_dim=6, mapping_layers=1, channels=(4, 4, 4, 4))
 LINK = "https://github.com/csxmli2016/w-plus-adapter/releases"
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 
 def write_encoder(path: Path) -> Path:
@@ -41,10 +41,7 @@ def write_encoder(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(
-    scope="module",
-    params=[comfy_host.DEFAULT, *(pytest.param(version, marks=pytest.mark.slow) for version in comfy_host.TESTED[1:])],
-)
+@pytest.fixture(scope="module", params=comfy_host.TESTED)
 def elsewhere(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[comfy_host.ComfyServer, Path]]:

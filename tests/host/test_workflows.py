@@ -100,6 +100,7 @@ def test_eight_steps_at_cfg_1_draw_the_person(server, api_workflow, drawn_photos
     assert "no identity in this picture" not in server.log()
 
 
+@pytest.mark.slow
 def test_two_people_stand_side_by_side_and_their_maps_lie_on_them(server, api_workflow, drawn_photos, picture):
     workflow = with_photos(server, api_workflow("pidiff_two_people"), drawn_photos, steps=8)
     result = server.run(workflow)
@@ -138,6 +139,7 @@ def test_an_edited_person_comes_back_into_the_photo(server, api_workflow, drawn_
     assert change[:, :40].max() == 0.0, "outside of the head"
 
 
+@pytest.mark.slow
 def test_a_sheet_of_expressions_is_one_picture_with_labels(server, api_workflow, drawn_photos, picture):
     workflow = with_photos(server, api_workflow("pidiff_expression_sheet"), drawn_photos[:1], steps=1)
     workflow["4"]["inputs"]["steps"] = 2
@@ -155,6 +157,7 @@ def test_a_sheet_of_expressions_is_one_picture_with_labels(server, api_workflow,
     assert result.images("4"), "the sheet is shown on the node"
 
 
+@pytest.mark.slow
 def test_the_best_of_eight_is_kept(server, api_workflow, drawn_photos, picture):
     pytest.importorskip("dlib")
     workflow = with_photos(server, api_workflow("pidiff_best_of_eight"), drawn_photos[1:], steps=4)
@@ -323,6 +326,7 @@ def test_the_graph_format_is_what_the_maker_writes(server, root):
     assert {path.stem for path in (root / "subgraphs").iterdir()} == set(BLUEPRINTS)
 
 
+@pytest.mark.slow
 def test_an_edited_person_is_drawn_with_nothing_but_what_the_pack_brings(server, api_workflow, picture):
     workflow = api_workflow("pidiff_edit")
     workflow["11"]["inputs"]["steps"] = 4

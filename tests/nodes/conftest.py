@@ -10,7 +10,7 @@ import torch
 from tests.nodes import one_site
 from tests.nodes.small_unets import watch
 
-STEPS = 4
+STEPS = 2  # without an option
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def mini(comfy, pack):
     )
     text, empty = (host_nodes.CLIPTextEncode().encode(clip, words)[0] for words in ("a photo of a person", ""))
 
-    def sample(patched, *, batch=1, size=(16, 16), positive=None, cfg=3.0):
+    def sample(patched, *, batch=1, size=(16, 16), positive=None, cfg=3.0, steps=STEPS):
         latent = {"samples": torch.zeros(batch, 4, *size)}
         out = host_nodes.common_ksampler(
-            patched, 7, STEPS, cfg, "euler", "normal", positive or text, empty, latent, disable_noise=False
+            patched, 7, steps, cfg, "euler", "normal", positive or text, empty, latent, disable_noise=False
         )
         return out[0]["samples"]
 

@@ -44,8 +44,8 @@ def bench(comfy, pack):
         person = Person(pack, model)
         positive, negative = conditioning(model, 1), conditioning(model, 2)
 
-        def draw(patched: Any, **options: Any) -> torch.Tensor:
-            return sample(patched, positive, negative, latents(*SIZE), **options)
+        def draw(patched: Any, *, steps: int = 1) -> torch.Tensor:
+            return sample(patched, positive, negative, latents(*SIZE), steps=steps)
 
         def seen(patched: Any, *, steps: int = 1) -> Watch:
             with watch(patched) as calls:

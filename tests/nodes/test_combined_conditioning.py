@@ -180,8 +180,8 @@ def test_inpainting_with_a_noise_mask_keeps_the_rest_of_the_picture(sd):
     assert torch.equal(draw(sd, sd.person.on(sd.model, strength=0.0), sd.positive, latent=latent), plain)
 
 
-@pytest.mark.parametrize("kind", ["SD 1.5 inpainting", "SDXL inpainting"])
-@pytest.mark.parametrize("noise_mask", [True, False])
+@pytest.mark.parametrize("kind", ["SD 1.5 inpainting", pytest.param("SDXL inpainting", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("noise_mask", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_inpainting_models_of_nine_channels(comfy, pack, kind, noise_mask):
     """InpaintModelConditioning: the mask and the masked picture enter the first convolution, before every site."""
     import nodes as host_nodes

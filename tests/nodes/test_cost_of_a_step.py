@@ -107,6 +107,7 @@ def test_masks_are_resized_once_before_the_unet_runs(unet, pack, monkeypatch):
     assert len(resized) == 4  # one a resolution, not one a site, and none for the second evaluation
 
 
+@pytest.mark.slow
 def test_the_noise_level_is_read_once_an_evaluation_and_outside_the_hooks(unet):
     always, ranged = unet.patches(), unet.patches(end_percent=0.9)
     bare = Patches(dict.fromkeys(always.hooks, unet.empty))

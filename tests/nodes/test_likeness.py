@@ -35,6 +35,7 @@ def test_the_best_comes_first_with_labels_and_a_preview(likeness):
     assert output.ui["text"] == (report,)
 
 
+@pytest.mark.slow
 def test_the_gate(likeness, pack):
     run, pictures = likeness
     assert torch.equal(run(keep_above=99.0).result[0], pictures[[2]])

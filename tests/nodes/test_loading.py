@@ -178,6 +178,7 @@ def used_memory():
     return psutil.Process().memory_info().rss
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc to give back what is freed")
 def test_memory_does_not_grow_when_a_file_is_loaded_twice(nodes, folder):
     wide = EncoderConfig(**{**ENCODER.to_dict(), "width": 512, "head_channels": 512})

@@ -1,4 +1,4 @@
-"""The invariants of an applied identity, in ComfyUI's own UNet and sampler (mini's UNet, four steps)."""
+"""The invariants of an applied identity, in ComfyUI's own UNet and sampler (mini's UNet)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def assert_added(mini, calls, **expected):
 
 
 def test_an_identity_adds_at_every_site_of_every_step_what_the_readable_branch_adds(mini):
-    calls = mini.seen(mini.apply(codes=mini.wplus.select(0)))
+    calls = mini.seen(mini.apply(codes=mini.wplus.select(0)), steps=4)
     assert calls.evaluations == 4
     assert_added(mini, calls.calls)
     assert_added(mini, mini.seen(mini.apply(codes=mini.wplus.select(1), strength=0.5)).calls, who=1, factors=0.5)
@@ -116,7 +116,7 @@ def test_a_mask_of_any_size_covers_the_same_part_of_a_latent_of_any_size(mini, s
             elif (row - 1) / height >= 0.2 and (row + 2) / height <= 0.7:
                 torch.testing.assert_close(added[:, row], free[:, row], rtol=1e-4, atol=1e-5)
                 checked += 1
-    assert checked > 20
+    assert checked > 10
 
 
 def test_identities_of_a_chain_add_up_each_under_its_own_mask(mini):
@@ -136,7 +136,7 @@ def test_identities_of_a_chain_add_up_each_under_its_own_mask(mini):
 
 def test_a_range_starts_late(mini):
     """The normal schedule of four steps is at 0, 1/3, 2/3 and 1 of the sampling."""
-    calls = mini.seen(mini.apply(codes=mini.wplus.select(0), start_percent=0.5)).calls
+    calls = mini.seen(mini.apply(codes=mini.wplus.select(0), start_percent=0.5), steps=4).calls
     assert not any(call.added.any() for call in calls if call.evaluation <= 2)
     assert_added(mini, [call for call in calls if call.evaluation > 2])
 
@@ -181,12 +181,13 @@ def add_foreign(model, key=("input", 1), *, amount=0.05, sigma_start=1e9, sigma_
 
 def test_other_packs_before_and_after_give_the_same_sum(mini):
     middle = float(mini.model.get_model_object("model_sampling").percent_to_sigma(0.5))
+    ours = mini.apply()
+    alone = mini.sample(ours, steps=4)
     for settings in ({}, {"sigma_end": middle}, {"sigma_start": middle}):
-        before = mini.sample(mini.apply(add_foreign(mini.model, **settings)))
-        ours = mini.apply()
-        after = mini.sample(add_foreign(ours, **settings))
+        before = mini.sample(mini.apply(add_foreign(mini.model, **settings)), steps=4)
+        after = mini.sample(add_foreign(ours, **settings), steps=4)
         torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
-        assert not torch.equal(after, mini.sample(ours))
+        assert not torch.equal(after, alone)
 
 
 def test_another_pack_around_ours_adds_what_it_adds_without_us(mini):

@@ -25,7 +25,14 @@ LAYERS |= {"SD 1.5 inpainting": LAYERS["SD 1.5"], "SD 2 inpainting": LAYERS["SD 
 LAYERS |= {"SDXL inpainting": LAYERS["SDXL"]}
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
-one_of_each = pytest.mark.parametrize("kind", ["SD 1.5 inpainting", "SD 2.1 v", "SDXL", "SDXL refiner"])
+one_of_each = pytest.mark.parametrize(
+    "kind",
+    [
+        "SD 1.5 inpainting",
+        "SDXL",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("SD 2.1 v", "SDXL refiner")),
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,7 @@ def test_sites_and_widths_are_read_off_the_model(unet, kind):
 
 
 @each_kind
-@pytest.mark.parametrize("size", [(9, 13), (17, 8)])
+@pytest.mark.parametrize("size", [(9, 13), pytest.param((17, 8), marks=pytest.mark.slow)])
 def test_an_adapter_made_from_the_models_sites_acts_at_all_of_them(unet, kind, size):
     """Odd sizes: every level of the UNet rounds them its own way."""
     small = unet(kind)
@@ -270,24 +277,36 @@ TYPES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def exactly(unet):
+    """By kind and type of the weights: the prediction in fp32 with those weights, with and without the identity."""
+
+    @functools.cache
+    def make(kind: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        model = build(kind)
+        for parameter in model.model.diffusion_model.parameters():
+            parameter.data.copy_(parameter.to(dtype).float())
+        return evaluate(unet(kind).person.on(model), [1, 0]), evaluate(model, [1, 0])
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("kind", "stored"),
     [
         *(("SD 1.5", stored) for stored in TYPES),
-        ("SD 2.1 v", "fp16"),
-        ("SDXL", "bf16"),
-        ("SDXL refiner", "fp8 stored, bf16"),
+        pytest.param("SD 2.1 v", "fp16", marks=pytest.mark.slow),
+        pytest.param("SDXL", "bf16", marks=pytest.mark.slow),
+        pytest.param("SDXL refiner", "fp8 stored, bf16", marks=pytest.mark.slow),
     ],
 )
-def test_types_of_weights_and_of_arithmetic(comfy, unet, kind, stored):
+def test_types_of_weights_and_of_arithmetic(unet, exactly, kind, stored):
     """Against fp32 with the very same weights. At every site the identity's contribution is off by no more than the
     type's rounding of what it is added to; and in the prediction the identity costs no precision: the type's error is
     as large with it as without."""
     dtype, cast = TYPES[stored]
     computed = cast or dtype
-    model, exact = build(kind, dtype=dtype, manual_cast=cast), build(kind)
-    for parameter in exact.model.diffusion_model.parameters():
-        parameter.data.copy_(parameter.to(dtype).float())
+    model = build(kind, dtype=dtype, manual_cast=cast)
     person = unet(kind).person
     with watch(model) as seen:
         drawn = evaluate(person.on(model), [1, 0])
@@ -298,7 +317,7 @@ def test_types_of_weights_and_of_arithmetic(comfy, unet, kind, stored):
         error = (call.output.float() - call.text.float() - person.expected(call, positive)).abs().max()
         assert error < 4 * torch.finfo(computed).eps * call.output.abs().max(), call.site
 
-    exactly_drawn, exactly_plain = evaluate(person.on(exact), [1, 0]), evaluate(exact, [1, 0])
+    exactly_drawn, exactly_plain = exactly(kind, dtype)
     (uncond, cond), (uncond_plain, _) = drawn.chunk(2), plain.chunk(2)
     assert torch.equal(uncond, uncond_plain)
     assert cond.isfinite().all()

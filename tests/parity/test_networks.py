@@ -39,7 +39,7 @@ def generator_config(size):
     return GENERATORS.get(f"ffhq-{size}") or GeneratorConfig(size=size, channels=full[: size.bit_length() - 2])
 
 
-@pytest.mark.parametrize("size", [32, 256, pytest.param(1024, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [32, *(pytest.param(size, marks=pytest.mark.slow) for size in (256, 1024))])
 def test_the_generator(size):
     record = expected("stylegan2")["sizes"][str(size)]
     with torch.device("meta"):

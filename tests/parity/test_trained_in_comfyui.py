@@ -101,7 +101,8 @@ def in_comfyui(model: Any, noisy: Tensor, photo: SimpleNamespace) -> Tensor:
     return (scaled - model.model.process_latent_in(result)) / sigma
 
 
-@pytest.mark.parametrize("case", [pytest.param("full SD 1.5", marks=pytest.mark.slow), "narrow SDXL"])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["full SD 1.5", "narrow SDXL"])
 def test_one_step_of_each_stage_and_the_exported_adapter_in_comfyui(comfy, pack, tmp_path, case):
     import comfy.model_patcher
 

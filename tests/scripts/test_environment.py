@@ -31,6 +31,7 @@ def test_a_python_that_is_too_old_is_told_so(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
+@pytest.mark.slow
 def test_a_package_index_that_cannot_be_reached_ends_with_advice(monkeypatch, capsys, tmp_path):
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("pidiff-has-no-such-package==0.0.1\n")

@@ -92,6 +92,7 @@ def test_the_spread_of_a_space_whose_adapter_does_not_know_it(model):
         spread_of(replace(model, adapter=adapter, generator=None))
 
 
+@pytest.mark.slow
 def test_a_folder_of_photos_becomes_one_small_file(base, photos, tmp_path, capsys):
     options = PersonOptions(photos=str(photos), out=str(tmp_path / "anna.safetensors"), detector="model", steps=8)
     person = run_person(options, base=base)

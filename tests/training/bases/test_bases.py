@@ -86,7 +86,9 @@ def test_a_single_file_is_the_networks_it_was_written_from(made, family):
             assert text.pooled is None
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd2", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family", ["sd15", *(pytest.param(family, marks=pytest.mark.slow) for family in ("sd2", "sdxl"))]
+)
 def test_a_diffusers_folder_is_the_same_base(made, family, tmp_path):
     parts, path = made[family]
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -123,6 +125,7 @@ def test_a_diffusers_folder_is_the_same_base(made, family, tmp_path):
         torch.testing.assert_close(a.pooled, b.pooled)
 
 
+@pytest.mark.slow
 def test_v_prediction_is_read_off_the_file(made, tmp_path):
     spread = {"model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.linspace(-1, 1, 64)}
     path = single_file(tmp_path / "sd2v.safetensors", "sd2", made["sd2"][0], extra=spread)

@@ -165,6 +165,7 @@ def test_killed_ten_times_it_writes_the_files_of_an_undisturbed_run(root, tmp_pa
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_the_run_goes_on_later(options, base, mini_model, undisturbed, root, people_folder):
     """A limit on the size of files stands for the disk: the system refuses the write in the middle of a shard."""
     process = run(root, people_folder, options.out, 20_000)
@@ -297,6 +298,7 @@ def test_metadata_is_readable_by_others(options, base, mini_model):
         assert {"latent_avg", "text.context"} == set(file.keys())
 
 
+@pytest.mark.slow
 def test_a_turned_face_is_found_if_it_is_asked_for(options, base, mini_model, tmp_path, photo):
     """A real photo, upright and on its side: the quick search finds the first, the thorough one both."""
     (tmp_path / "photos").mkdir()

@@ -97,6 +97,7 @@ def test_without_packages_the_error_says_what_to_install(monkeypatch):
         recogniser("arcface")
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_reduced(dlib, tmp_path, photo):
     large = Image.open(photo).resize((2400, 2400))
     large.save(tmp_path / "large.png")
