@@ -14,11 +14,21 @@ from ..pidiff_core.wplus.average import mean_of_groups
 from ..pidiff_core.wplus.codes import WPlus
 from .host.inputs import checked_inputs
 from .host.node_report import report
-from .host.wire_types import PidiffModel, PidiffWPlus, schema
+from .host.wire_types import PidiffModel, PidiffWPlus, fraction, schema, slider
 from .unet.applied_identity import AppliedIdentity
 from .unet.apply import apply_identity, run_state_of
 
 _USEFUL_STRENGTH = 2.0
+
+
+def strength_input(tooltip: str) -> io.Float.Input:
+    """The strength of an identity, here and in the Grid node."""
+    return slider("strength", tooltip, least=-1.0, most=3.0)
+
+
+def preset_input(tooltip: str) -> io.Combo.Input:
+    """The preset, here and in the Grid node."""
+    return io.Combo.Input("preset", options=list(PRESETS), default="portrait", optional=True, tooltip=tooltip)
 
 
 class ApplyIdentityAdapter(io.ComfyNode):
@@ -29,16 +39,7 @@ class ApplyIdentityAdapter(io.ComfyNode):
         """The node's permanent contract."""
 
         def level(name: str, what: str) -> io.Float.Input:
-            return io.Float.Input(
-                name,
-                default=1.0,
-                min=0.0,
-                max=2.0,
-                step=0.05,
-                display_mode=io.NumberDisplay.slider,
-                optional=True,
-                tooltip=f"Strength of the {what}. Start with 1.",
-            )
+            return slider(name, f"Strength of the {what}. Start with 1.", most=2.0, optional=True)
 
         return schema(
             node_id="ApplyIdentityAdapter",
@@ -64,33 +65,21 @@ class ApplyIdentityAdapter(io.ComfyNode):
                     "wplus",
                     tooltip="W+ codes. Image i uses code i; codes repeat if there are more images than codes.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-1.0,
-                    max=3.0,
-                    step=0.05,
-                    display_mode=io.NumberDisplay.slider,
-                    tooltip="Strength of the identity. Start with 1; lower it if the picture looks burned. 0: exactly "
-                    "the model without the node. Negative: less like this person.",
+                strength_input(
+                    "Strength of the identity. Start with 1; lower it if the picture looks burned. 0: exactly the "
+                    "model without the node. Negative: less like this person."
                 ),
-                io.Float.Input(
+                fraction(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Fraction of sampling at which the identity starts. Start with 0; 0.2 lets the prompt set "
-                    "the composition first.",
+                    0.0,
+                    "Fraction of sampling at which the identity starts. Start with 0; 0.2 lets the prompt set the "
+                    "composition first.",
                 ),
-                io.Float.Input(
+                fraction(
                     "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Fraction of sampling at which the identity ends. Start with 1; 0.8 leaves the last "
-                    "details to the prompt.",
+                    1.0,
+                    "Fraction of sampling at which the identity ends. Start with 1; 0.8 leaves the last details to "
+                    "the prompt.",
                 ),
                 level("coarse", "coarse level: pose and head shape"),
                 level("medium", "medium level: facial features and hair style"),
@@ -101,16 +90,12 @@ class ApplyIdentityAdapter(io.ComfyNode):
                     tooltip="Mask of the area for this person: white = apply the identity. Any size. If not "
                     "connected, the identity may act anywhere in the picture.",
                 ),
-                io.Combo.Input(
-                    "preset",
-                    options=list(PRESETS),
-                    default="portrait",
-                    optional=True,
-                    tooltip="Preset, multiplied with the values above. Start with portrait: the adapter as trained. "
+                preset_input(
+                    "Preset, multiplied with the values above. Start with portrait: the adapter as trained. "
                     "likeness first: stronger. prompt first: weaker and later. style transfer: colours and texture "
                     "only. composition kept: the prompt sets the layout. few steps: stronger, for LCM, "
                     "Lightning, Turbo and DMD2 at CFG 1. W+ Adapter: no identity in the first 20 % of "
-                    "sampling, as in its published code.",
+                    "sampling, as in its published code."
                 ),
                 io.String.Input(
                     "site_strengths",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from comfy_api.latest import io
@@ -10,11 +11,18 @@ from ..pidiff_core.files.cache import FileIdentity
 from ..pidiff_core.wplus.direction_files import SUFFIXES
 from ..pidiff_core.wplus.directions import MOST_STEPS
 from ..pidiff_core.wplus.edits import Edits, PlainEdit
-from .host.direction_lists import NO_DIRECTION, direction_choices, named_direction, offered_directions
+from .host.direction_lists import (
+    NO_DIRECTION,
+    direction_choices,
+    is_none,
+    named_direction,
+    offered_directions,
+    offered_or_named,
+)
 from .host.edit_preview import remember
 from .host.folders import identities, list_pidiff_files
 from .host.inputs import checked_inputs
-from .host.wire_types import PidiffModel, PidiffWPlus, schema
+from .host.wire_types import PidiffModel, PidiffWPlus, schema, slider
 
 
 class StyleEdit(io.ComfyNode):
@@ -43,16 +51,12 @@ class StyleEdit(io.ComfyNode):
                     "directions and those of the files in models/pidiff (.npy, .pt, .pth, .csv); other models have "
                     "their own. From another node or the API, any name can be given.",
                 ),
-                io.Float.Input(
+                slider(
                     "amount",
-                    default=1.0,
-                    min=-MOST_STEPS,
-                    max=MOST_STEPS,
-                    step=0.05,
-                    display_mode=io.NumberDisplay.slider,
-                    tooltip="How far to move along direction, in its own steps. Start with 1; the useful range "
-                    "depends on the file. Negative: the opposite. 0: no change. For a GANSpace table, 1 is the "
-                    "table's full strength.",
+                    "How far to move along direction, in its own steps. Start with 1; the useful range depends on the "
+                    "file. Negative: the opposite. 0: no change. For a GANSpace table, 1 is the table's full strength.",
+                    least=-MOST_STEPS,
+                    most=MOST_STEPS,
                 ),
                 io.Boolean.Input(
                     "coarse",
@@ -76,16 +80,12 @@ class StyleEdit(io.ComfyNode):
                     tooltip="Codes of another person. The sliders set how much of each level is taken from them, "
                     "before the directions.",
                 ),
-                io.Float.Input(
+                slider(
                     "mix",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    display_mode=io.NumberDisplay.slider,
+                    "Amount of the other person in the levels that are on, if the sliders do not set it. Start with 1 "
+                    "(all of it); 0 takes nothing.",
+                    most=1.0,
                     optional=True,
-                    tooltip="Amount of the other person in the levels that are on, if the sliders do not set it. "
-                    "Start with 1 (all of it); 0 takes nothing.",
                 ),
                 io.String.Input(
                     "edits",
@@ -111,7 +111,7 @@ class StyleEdit(io.ComfyNode):
         cls, direction: str | None = None, edits: str | None = "", **_others: Any
     ) -> list[tuple[str, FileIdentity]]:
         """Edit again when a file of directions has changed; behind a link (None) it may be any of them."""
-        nothing = _is_none(direction) and edits is not None and not edits.strip()
+        nothing = is_none(direction) and edits is not None and not edits.strip()
         return [] if nothing else identities(list_pidiff_files(SUFFIXES))
 
     @classmethod
@@ -132,20 +132,13 @@ class StyleEdit(io.ComfyNode):
         """See `pidiff_core.wplus.edits`. The panel draws the same edits with the same code."""
         pidiff_model.require_space_of(wplus)
         plain = PlainEdit(
-            None if _is_none(direction) else named_direction(direction, pidiff_model),
+            None if is_none(direction) else named_direction(direction, pidiff_model),
             amount,
             [name for name, on in (("coarse", coarse), ("medium", medium), ("fine", fine)) if on],
             mix,
         )
         offered = offered_directions(pidiff_model)
-
-        def find(name: str) -> Any:
-            return offered[name] if name in offered else named_direction(name, pidiff_model)
-
+        find = functools.partial(offered_or_named, model=pidiff_model, offered=offered)
         edited = Edits.from_json(edits or "").apply(wplus, find=find, other=other, plain=plain)
         key = remember(pidiff_model, wplus, other=other, plain=plain, directions=offered)
         return io.NodeOutput(edited, ui={"pidiff_edit": [{"key": key}]})
-
-
-def _is_none(direction: str | None) -> bool:
-    return direction is not None and direction.strip() in ("", NO_DIRECTION)

@@ -21,14 +21,14 @@ from ..pidiff_core.shapes import check_number
 from ..pidiff_core.wplus.codes import LEVELS, WPlus
 from ..pidiff_core.wplus.direction_files import SUFFIXES
 from ..pidiff_core.wplus.directions import MOST_STEPS, Direction, apply_direction
-from .apply import ApplyIdentityAdapter
-from .host.direction_lists import NO_DIRECTION, direction_choices, named_direction, offered_directions
+from .apply import ApplyIdentityAdapter, preset_input, strength_input
+from .host.direction_lists import NO_DIRECTION, direction_choices, is_none, offered_directions, offered_or_named
 from .host.edit_preview import studio_of
 from .host.folders import identities, list_pidiff_files
 from .host.inputs import check_latent, check_prompt, checked_inputs, numbers_in, ranges_of
 from .host.node_report import report
 from .host.progress import progress_bar
-from .host.wire_types import PidiffModel, PidiffWPlus, schema
+from .host.wire_types import PidiffModel, PidiffWPlus, fraction, schema, slider
 from .unet.apply import apply_identity
 
 NO_AXIS = "none"
@@ -121,15 +121,7 @@ class Grid(io.ComfyNode):
                     default="normal",
                     tooltip="Noise schedule. Start with normal.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-1.0,
-                    max=3.0,
-                    step=0.05,
-                    display_mode=io.NumberDisplay.slider,
-                    tooltip="Strength of the identity if it is not on an axis. Start with 1.",
-                ),
+                strength_input("Strength of the identity if it is not on an axis. Start with 1."),
                 io.Combo.Input(
                     "direction",
                     options=direction_choices(),
@@ -137,40 +129,25 @@ class Grid(io.ComfyNode):
                     tooltip="Direction for the axes amount and level, and for all cells, if it is not on an axis. "
                     "Start with none.",
                 ),
-                io.Float.Input(
+                slider(
                     "amount",
-                    default=1.0,
-                    min=-MOST_STEPS,
-                    max=MOST_STEPS,
-                    step=0.05,
-                    display_mode=io.NumberDisplay.slider,
-                    tooltip="How far to move along the direction if it is not on an axis, in the units of Style "
-                    "Edit's sliders. Start with 1, a clear change.",
+                    "How far to move along the direction if it is not on an axis, in the units of Style Edit's "
+                    "sliders. Start with 1, a clear change.",
+                    least=-MOST_STEPS,
+                    most=MOST_STEPS,
                 ),
-                io.Combo.Input(
-                    "preset",
-                    options=list(PRESETS),
-                    default="portrait",
-                    optional=True,
-                    tooltip="Preset of Apply Identity Adapter if it is not on an axis. Start with portrait.",
-                ),
-                io.Float.Input(
+                preset_input("Preset of Apply Identity Adapter if it is not on an axis. Start with portrait."),
+                fraction(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    0.0,
+                    "Fraction of sampling at which the identity starts if it is not on an axis. Start with 0.",
                     optional=True,
-                    tooltip="Fraction of sampling at which the identity starts if it is not on an axis. Start with 0.",
                 ),
-                io.Float.Input(
+                fraction(
                     "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    1.0,
+                    "Part of the sampling that is done. Start with 1; less keeps more of latent_image.",
                     optional=True,
-                    tooltip="Part of the sampling that is done. Start with 1; less keeps more of latent_image.",
                 ),
             ],
             outputs=[
@@ -242,7 +219,7 @@ class Grid(io.ComfyNode):
                 f"The grid has {len(across.values)} x {len(down.values)} = {number} cells, more than {MOST_CELLS}. "
                 "Write fewer values."
             )
-        if settings & {"amount", "level"} and "direction" not in settings and _is_none(direction):
+        if settings & {"amount", "level"} and "direction" not in settings and is_none(direction):
             raise PIDiffError(
                 "The axes amount and level need a direction, but direction is none. Choose one, or put direction on "
                 "the other axis."
@@ -339,9 +316,9 @@ class _Editor:
 
     def prepare(self, name: str) -> None:
         """Find a direction, and measure the steps of a clear change."""
-        if _is_none(name):
+        if is_none(name):
             return
-        direction = self.offered[name] if name in self.offered else named_direction(name, self.model)
+        direction = offered_or_named(name, self.model, offered=self.offered)
         unit = 1.0
         if self.model.generator is not None and self.model.latent_avg is not None:
             reach = studio_of(self.model).reach(direction)
@@ -353,15 +330,11 @@ class _Editor:
 
     def edited(self, cell: Cell) -> WPlus:
         """The codes of one cell."""
-        if _is_none(cell["direction"]):
+        if is_none(cell["direction"]):
             return self.wplus
         direction, unit = self.found[cell["direction"]]
         levels = LEVELS if cell["level"] == ALL_LEVELS else [cell["level"]]
         return apply_direction(self.wplus, direction, amount=cell["amount"] * unit, levels=levels)
-
-
-def _is_none(direction: str) -> bool:
-    return direction.strip() in ("", NO_DIRECTION)
 
 
 def _options(cell: Cell) -> ApplyOptions:

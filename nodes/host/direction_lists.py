@@ -43,6 +43,16 @@ def offered_directions(model: PIDiffModel) -> dict[str, Direction]:
     return offered
 
 
+def is_none(name: str | None) -> bool:
+    """Whether a node's input asks for no direction; None, an input that is linked, may be any of them."""
+    return name is not None and name.strip() in ("", NO_DIRECTION)
+
+
+def offered_or_named(name: str, model: PIDiffModel, *, offered: Mapping[str, Direction]) -> Direction:
+    """One of `offered_directions`, else `named_direction`."""
+    return offered[name] if name in offered else named_direction(name, model)
+
+
 def named_direction(name: str, model: PIDiffModel) -> Direction:
     """See `direction_files.find_direction`: one of the model's, or of any file in models/pidiff.
 

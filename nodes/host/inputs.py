@@ -156,10 +156,7 @@ _WIRES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "LATENT": ("a LATENT (B, C, H, W) that is not empty", _is_latent),
     "CONDITIONING": ("a CONDITIONING with at least one prompt", _is_conditioning),
     "MODEL": ("a MODEL", lambda value: isinstance(value, ModelPatcher)),
-    "VAE": (
-        "a VAE",
-        lambda value: hasattr(value, "encode") and hasattr(value, "decode") and not isinstance(value, str),
-    ),
+    "VAE": ("a VAE", _is_vae),
     "PIDIFF_MODEL": ("a PIDiff model", lambda value: isinstance(value, PIDiffModel)),
     "PIDIFF_WPLUS": ("W+ codes", lambda value: isinstance(value, WPlus)),
 }

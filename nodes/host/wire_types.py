@@ -26,3 +26,22 @@ def schema(*, advanced: Sequence[str] = (), **fields: Any) -> io.Schema:
         if declared.id in advanced:
             declared.extra_dict = {**(declared.extra_dict or {}), "advanced": True}
     return io.Schema(**{name: value for name, value in fields.items() if name in _KNOWN})
+
+
+def slider(name: str, tooltip: str, *, least: float = 0.0, most: float, optional: bool = False) -> io.Float.Input:
+    """A number input with a slider, in steps of 0.05, 1 by default."""
+    return io.Float.Input(
+        name,
+        default=1.0,
+        min=least,
+        max=most,
+        step=0.05,
+        display_mode=io.NumberDisplay.slider,
+        optional=optional,
+        tooltip=tooltip,
+    )
+
+
+def fraction(name: str, default: float, tooltip: str, *, optional: bool = False) -> io.Float.Input:
+    """A number input from 0 to 1, in steps of 0.01."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, optional=optional, tooltip=tooltip)

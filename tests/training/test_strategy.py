@@ -179,7 +179,6 @@ def test_an_adapter_in_wplus_adapters_format_trains_without_a_map():
     assert all(branch.to_q.weight.grad.abs().max() > 0 for branch in module.adapter.sites.values())
 
 
-@pytest.mark.slow
 def test_training_localises_the_identity():
     module = make_training("localise", localisation=1.0)
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 3e-2)
