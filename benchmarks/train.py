@@ -151,9 +151,9 @@ class OurStep:
         rows = self.count * size + torch.arange(size, dtype=torch.float64)
         chosen = ((rows + 1) * self.fraction).floor() > (rows * self.fraction).floor()
         self.count += 1
-        extra = chosen.float().to(inputs["clean"].device) / self.fraction
-        with torch.autocast(extra.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self.module({**inputs, "extra": extra})["loss"]
+        extra_rows = chosen.nonzero()[:, 0].to(inputs["clean"].device)
+        with torch.autocast(extra_rows.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.module({**inputs, "extra_rows": extra_rows})["loss"]
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()

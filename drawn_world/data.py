@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pidiff_core.errors import PIDiffError
@@ -63,6 +64,12 @@ class Pictures:
     def in_colour(self) -> np.ndarray:
         """(N,) bool: a sketch shows neither skin nor hair."""
         return np.array([scene.medium != "sketch" for scene in self.scenes])
+
+    @cached_property
+    def cell_masks(self) -> Tensor:
+        """(N, 1, 16, 16) float16: the share of the head in each latent cell."""
+        rows = [np.arange(start, min(start + _CHUNK, len(self.world))) for start in range(0, len(self.world), _CHUNK)]
+        return torch.cat([F.avg_pool2d(self.mask_batch(indices), 8).half() for indices in rows])
 
     def image_batch(self, indices: np.ndarray) -> Tensor:
         """(B, 3, 128, 128) float32 in [-1, 1]."""

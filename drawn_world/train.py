@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -38,6 +38,12 @@ PACE = 5 if _ON_GPU else 1  # its steps are short: checkpoints and pictures come
 _PHRASES_SHARE = 0.85  # of the captions; the others are read word by word
 
 
+def _config(steps: int, *, checkpoint_every: int = 200, compiled: bool = False, **options: Any) -> LoopConfig:
+    return LoopConfig(
+        steps=steps, checkpoint_every=checkpoint_every * PACE, compiled=compiled, workers=WORKERS, **options
+    )
+
+
 def autoencoder_stage(
     pictures: Pictures,
     folder: Path,
@@ -65,20 +71,12 @@ def autoencoder_stage(
         return {"images": pictures.image_batch(indices), "masks": pictures.mask_batch(indices), "noise": noise}
 
     def snapshot(module: nn.Module, step: int) -> None:
-        images = pictures.image_batch(np.arange(0, 48, 4))
+        images = pictures.image_batch(np.arange(0, 48, 4)).to(DEVICE)
         output = module.decode(module.encode(images))
         save_grid(torch.cat([images[:6], output[:6], images[6:], output[6:]]), folder / "latest.png", columns=6)
 
-    config = LoopConfig(
-        steps=steps,
-        learning_rate=2e-3,
-        ema_decay=0.998,
-        seed=1,
-        checkpoint_every=200 * PACE,
-        compiled=compiled,
-        workers=WORKERS,
-    )
-    train(module, config, batch=batch, loss=reconstruction_loss, folder=folder, snapshot=snapshot)
+    config = _config(steps, seed=1, learning_rate=2e-3, ema_decay=0.998, compiled=compiled, graphed=True)
+    train(module, config, batch=batch, loss=reconstruction_loss, folder=folder, snapshot=snapshot, snapshot_on=None)
     return module
 
 
@@ -125,6 +123,7 @@ def base_stage(
 
         module.unet.set_attn_processor(AttnProcessor())
     alphas, sigmas = noise_levels()
+    masks = pictures.cell_masks
 
     def batch(step: int) -> dict[str, Tensor]:
         indices = batch_indices(step, len(pictures.world), batch_size, seed=12)
@@ -134,7 +133,7 @@ def base_stage(
         return {
             "latents": latents[indices].float(),
             "noise": torch.randn(batch_size, LATENT_CHANNELS, 16, 16, generator=generator),
-            "masks": F.avg_pool2d(pictures.mask_batch(indices), 8),
+            "masks": masks[indices].float(),
             "timesteps": timesteps,
             "alpha": alphas[timesteps][:, None, None, None],
             "sigma": sigmas[timesteps][:, None, None, None],
@@ -157,14 +156,8 @@ def base_stage(
         latents = sample(module, module.context(ids.to(DEVICE)), seed=0)
         save_grid(decode(latents.cpu()), folder / "latest.png", columns=6)
 
-    config = LoopConfig(
-        steps=steps,
-        learning_rate=2e-3,
-        ema_decay=0.999,
-        seed=2,
-        checkpoint_every=500 * PACE,
-        compiled=compiled,
-        workers=WORKERS,
+    config = _config(
+        steps, seed=2, learning_rate=2e-3, ema_decay=0.999, checkpoint_every=500, compiled=compiled, graphed=True
     )
     train(module, config, batch=batch, loss=velocity_loss, folder=folder, snapshot=snapshot, snapshot_on=None)
     return module
@@ -214,22 +207,14 @@ def generator_stage(
 
     def snapshot(module: nn.Module, step: int) -> None:
         inputs = batch(0)
-        w = module.generator.mapping(inputs["features"][:12])
+        w = module.generator.mapping(inputs["features"][:12].to(DEVICE))
         output = module.generator.synthesis(w[:, None].expand(-1, SPACE.num_styles, -1), noise=None)
-        save_grid(torch.cat([inputs["crops"][:12], output]), folder / "latest.png", columns=12)
+        save_grid(torch.cat([inputs["crops"][:12], output.cpu()]), folder / "latest.png", columns=12)
 
-    config = LoopConfig(
-        steps=steps,
-        learning_rate=1.5e-2,
-        warmup_steps=100,
-        weight_decay=0.0,
-        ema_decay=0.998,
-        seed=3,
-        checkpoint_every=200 * PACE,
-        compiled=False,
-        workers=WORKERS,
+    config = _config(
+        steps, seed=3, learning_rate=1.5e-2, warmup_steps=100, weight_decay=0.0, ema_decay=0.998, graphed=True
     )
-    train(module, config, batch=batch, loss=drawing_loss, folder=folder, snapshot=snapshot)
+    train(module, config, batch=batch, loss=drawing_loss, folder=folder, snapshot=snapshot, snapshot_on=None)
     return module
 
 
@@ -266,15 +251,7 @@ def encoder_stage(
         output = module.painter.generator.synthesis(codes, noise=None)
         save_grid(torch.cat([inputs["crops"][:12], inputs["inputs"][:12], output]), folder / "latest.png", columns=12)
 
-    config = LoopConfig(
-        steps=steps,
-        learning_rate=1e-3,
-        ema_decay=0.998,
-        seed=4,
-        checkpoint_every=200 * PACE,
-        compiled=False,
-        workers=WORKERS,
-    )
+    config = _config(steps, seed=4, learning_rate=1e-3, ema_decay=0.998)
     train(module, config, batch=batch, loss=reading_loss, folder=folder, snapshot=snapshot)
     return module
 
@@ -319,15 +296,7 @@ def detector_stage(
         small = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
         return {"images": small, "points": points, "present": present}
 
-    config = LoopConfig(
-        steps=steps,
-        learning_rate=3e-3,
-        ema_decay=0.995,
-        seed=6,
-        checkpoint_every=200 * PACE,
-        compiled=False,
-        workers=WORKERS,
-    )
+    config = _config(steps, seed=6, learning_rate=3e-3, ema_decay=0.995)
     train(module, config, batch=batch, loss=detection_loss, folder=folder)
     return module
 
@@ -355,15 +324,7 @@ def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, batch_size:
         first, second = judged_crops(shown.image_batch(indices), torch.from_numpy(points).float()).chunk(2)
         return {"first": first, "second": second}
 
-    config = LoopConfig(
-        steps=steps,
-        learning_rate=2e-3,
-        ema_decay=0.995,
-        seed=7,
-        checkpoint_every=200 * PACE,
-        compiled=False,
-        workers=WORKERS,
-    )
+    config = _config(steps, seed=7, learning_rate=2e-3, ema_decay=0.995)
     train(module, config, batch=batch, loss=likeness_loss, folder=folder)
     return module
 

@@ -87,7 +87,7 @@ class IdentityData:
             texts = [NEUTRAL_CAPTION] * size
         else:
             indices = batch_indices(step, len(self.pictures.world), size, seed=seed)
-            latents, masks = self.latents[indices], F.avg_pool2d(self.pictures.mask_batch(indices), 8)
+            latents, masks = self.latents[indices], self.pictures.cell_masks[indices]
             texts = [caption(self.pictures.scenes[index], rng=rng) for index in indices]
         codes = self.offsets[[self.reference(int(index), rng) for index in indices]].float()
         return DrawnBatch(
@@ -217,6 +217,7 @@ def _stage(
             seed=seed,
             checkpoint_every=200 * PACE,
             compiled=False,
+            graphed=True,
             workers=4 * WORKERS,
         ),
         folder=folder,

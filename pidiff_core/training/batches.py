@@ -90,7 +90,7 @@ class BatchMaker:
             batch["other_codes"] = other
             number = step * self.size + torch.arange(self.size, dtype=torch.float64)
             chosen = ((number + 1) * config.extra_fraction).floor() > (number * config.extra_fraction).floor()
-            batch["extra"] = chosen[rows].float() / max(config.extra_fraction, 1e-12)
+            batch["extra_rows"] = chosen[rows].nonzero()[:, 0]
         return batch
 
     def files(self, step: int) -> list[str]:

@@ -54,6 +54,7 @@ class LoopConfig:
     log_every: int = 25
     precision: str = "bf16"  # of the loss: "bf16" by autocast, "fp32", or "auto" (there is no loss scaling for fp16)
     compiled: bool = True  # torch.compile of the loss
+    graphed: bool = False  # on one GPU, instead of compiling: CUDA graphs of the loss; all batches have the same shapes
     workers: int = 0  # processes that make the batches of the coming steps; 0 = this one makes each when it is due
     sharding: str = "none"  # "fsdp2": parameters and optimiser state shared out over the processes
     seed: int = 0  # of the random numbers that the loss draws
@@ -126,7 +127,7 @@ def train(
             be a mean over samples: the loop averages over shares.
         snapshot: called with the averaged module at every checkpoint, in the main process (pictures to look at); the
             pictures (B, H, W, 3) that it returns go to the trackers. Not called if the module is sharded.
-        snapshot_on: the device that the module is moved to for it; None = it is not moved.
+        snapshot_on: the device that the module is moved to for it; None = it is not moved, as a graph demands.
         validation: share -> held-out inputs, the same at every call, for the averaged module's loss every
             `validate_every` steps and at the end; it goes to validation.csv.
         files: step -> names of what is in its batch, for the message when the loss is not finite.
@@ -153,7 +154,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     module.to(device)
     sharded = config.sharding == "fsdp2" and processes > 1
-    objective: nn.Module = _Objective(module, torch.compile(loss) if config.compiled else loss)
+    graphed = config.graphed and device.type == "cuda" and processes == 1
+    objective: nn.Module = _Objective(module, torch.compile(loss) if config.compiled and not graphed else loss)
     if sharded:
         _shard(objective, frozen, device=device, processes=processes)
     elif processes > 1:
@@ -171,7 +173,10 @@ def train(
     if not precision:  # measured once a run, in one process: a resumed run goes on in what it began in
         precision = broadcast_object_list([choose_precision(config.precision, device) if main else ""])[0]
     run.precision = precision
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    # A graph computes the weights in bf16 itself, every time: autocast's copies belong to one pass only.
+    autocast = torch.autocast(
+        device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False if graphed else None
+    )
     curve, held_out = Curve(folder / "curve.csv", since=start), Curve(folder / "validation.csv", since=start)
     tracking = Trackers(trackers if main else (), folder, run=folder.name)
     shares = config.accumulation
@@ -186,9 +191,11 @@ def train(
         sums: dict[str, list[Tensor]] = {}
         assert validation is not None
         with run.averaged(), autocast, torch.no_grad():
+            objective.eval()  # which a graph is not used for
             for inputs in validation(Share(accelerator.process_index, processes)):
                 for name, value in objective(_moved(inputs, device)).items():
                     sums.setdefault(name, []).append(value.float())
+            objective.train()
         return {name: float(accelerator.reduce(torch.stack(found).mean(), "mean")) for name, found in sums.items()}
 
     asked = [
@@ -198,6 +205,11 @@ def train(
     ]
     batches = made_ahead(batch, asked, workers=config.workers)
     module.train()
+    if graphed and asked:
+        # A small network's kernels take less time than their launches one by one.
+        with autocast:
+            sample: Any = (_moved(batch(*asked[0]), device),)
+            torch.cuda.make_graphed_callables(objective, sample, allow_unused_input=True)  # changes its forward
     with (
         torch.random.fork_rng(),
         _interruptible() as interrupted,

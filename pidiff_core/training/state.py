@@ -45,8 +45,9 @@ class RunState:
 
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         average = None
+        whole = not any(isinstance(parameter, DTensor) for parameter in parameters)
         if ema_decay and not hasattr(optimiser, "eval"):  # schedule-free optimisers average by themselves
-            average = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, inv_gamma=1, power=0.75, foreach=True)
+            average = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, inv_gamma=1, power=0.75, foreach=whole)
         return cls(module, parameters, optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, rate), average, path)
 
     def update(self) -> None:

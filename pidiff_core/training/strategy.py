@@ -91,6 +91,8 @@ class IdentityTraining(nn.Module):
         alphas_cumprod: (T,), the base's schedule.
     """
 
+    alphas_cumprod: Tensor
+
     def __init__(
         self,
         unet: nn.Module,
@@ -105,7 +107,8 @@ class IdentityTraining(nn.Module):
         if stage not in STAGES:
             raise PIDiffError(f"The stage is '{stage}': expected one of {', '.join(STAGES)}.")
         self.adapter, self.stage, self.config = adapter, stage, config
-        self.prediction, self.alphas_cumprod = prediction, alphas_cumprod
+        self.prediction = prediction
+        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
         self.frozen = [unet.requires_grad_(False).eval()]  # in a list: not a submodule
         self.binding = attach_identity(unet, adapter)
         self.same_passes = False
@@ -129,8 +132,8 @@ class IdentityTraining(nn.Module):
         Args:
             batch: clean and noise (B, C, h, w), timesteps (B,), context (B, L, W), mask (B, 1, h, w), codes (B, S, D)
                 as the adapter's projection reads them; on XL pooled (B, P) and size_conditions (B, 6). While
-                localising also other_codes (B, S, D) and extra (B,), the weight of the extra terms: 0 for samples
-                without them, 1 / extra_fraction for the others.
+                localising also other_codes (B, S, D) and extra_rows (k,), the samples of the extra terms, each of
+                which stands for 1 / extra_fraction of them.
         """
         config, mask = self.config, batch["mask"]
         noisy, target = noised(
@@ -160,10 +163,10 @@ class IdentityTraining(nn.Module):
             loss = loss + config.localisation * terms["where"]
         if extras is not None:
             rows, base, exchanged = extras
-            chosen = batch["extra"][rows] / len(mask)
+            weight = len(batch["extra_rows"]) / len(rows) / (config.extra_fraction * len(mask))
             kept = kept_background_loss(prediction[rows], base, mask=mask[rows])
             apart = disentanglement_loss(prediction[rows], exchanged, mask=mask[rows])
-            terms["kept"], terms["apart"] = (kept * chosen).sum(), (apart * chosen).sum()
+            terms["kept"], terms["apart"] = weight * kept.sum(), weight * apart.sum()
             loss = loss + config.kept_background * terms["kept"] + config.disentanglement * terms["apart"]
         return {"loss": loss, **terms}
 
@@ -172,7 +175,7 @@ class IdentityTraining(nn.Module):
         """Rows of the extra terms, the base's prediction for them, and the prediction with another identity."""
         if not self.config.extra_fraction or not (self.config.kept_background or self.config.disentanglement):
             return None
-        rows = batch["extra"].nonzero()[:, 0]
+        rows = batch["extra_rows"]
         if not len(rows):
             if not self.same_passes:
                 return None

@@ -114,7 +114,7 @@ def inputs() -> dict[str, torch.Tensor]:
         "context": normal(2, 5, 16),
         "codes": normal(2, 10, 12),
         "other_codes": normal(2, 10, 12),
-        "extra": torch.ones(2),
+        "extra_rows": torch.arange(2),
         "mask": MASK,
     }
 
@@ -146,14 +146,15 @@ def test_an_untrained_adapter_changes_nothing_outside():
 
 
 def test_the_extra_terms_of_a_part_of_the_batch():
-    module, batch = trained_branches(make_training("localise")), inputs()
-    whole = strategy_loss(module, batch)
-    halves = [strategy_loss(module, batch | {"extra": torch.tensor(extra)}) for extra in ([2.0, 0.0], [0.0, 2.0])]
+    batch = inputs()
+    whole = strategy_loss(trained_branches(make_training("localise")), batch)
+    module = trained_branches(make_training("localise", extra_fraction=0.5))
+    halves = [strategy_loss(module, batch | {"extra_rows": torch.tensor([row])}) for row in range(2)]
     for term in ("kept", "apart"):
         assert whole[term] > 1e-6
         mean = sum(half[term].item() for half in halves) / 2
         assert mean == pytest.approx(whole[term].item(), rel=1e-4)
-    assert "kept" not in strategy_loss(module, batch | {"extra": torch.zeros(2)})
+    assert "kept" not in strategy_loss(module, batch | {"extra_rows": torch.arange(0)})
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():
@@ -227,6 +228,8 @@ def test_shares_of_a_batch_are_the_batch(parts):
     make = maker(drop_identity=0.3, drop_text=0.3, code_jitter=0.5, noise_offset=0.1, extra_fraction=0.4)
     whole = make(5)
     shares = [make(5, Share(part, parts)) for part in range(parts)]
+    for part, share in enumerate(shares):  # numbered within the share
+        share["extra_rows"] += part * make.size // parts
     for name, tensor in whole.items():
         assert torch.equal(tensor, torch.cat([share[name] for share in shares])), name
     assert not torch.equal(whole["noise"], make(6)["noise"])
@@ -244,9 +247,9 @@ def test_what_is_dropped():
 
 def test_the_extra_terms_weigh_the_same_over_many_batches():
     make = maker(extra_fraction=0.3)
-    weights = torch.cat([make(step)["extra"] for step in range(100)])
-    assert torch.all((weights == 0) | ((weights - 1 / 0.3).abs() < 1e-6))
-    assert weights.mean() == pytest.approx(1.0, rel=0.02)
+    rows = [make(step)["extra_rows"] for step in range(100)]
+    assert sum(len(each) for each in rows) / 100 / make.size == pytest.approx(0.3, rel=0.02)
+    assert all(torch.equal(each, each.unique()) for each in rows)
 
 
 def test_exchanged_identities_keep_some_levels():
