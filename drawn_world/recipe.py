@@ -12,7 +12,7 @@ from pidiff_core.model import PIDiffModel
 
 from .bundle import fitted_latent_rgb, save_base, save_identity, save_judge
 from .data import rendered
-from .parts import version_of
+from .parts import take_part, version_of
 from .portraits import SPACE, edit_directions
 from .train import (
     JUDGE_WORLD,
@@ -50,10 +50,14 @@ def run(
 ) -> None:
     """Train the missing stages and write the bundle.
 
-    folder: checkpoints; each stage continues from its own. target: the folder of the finished bundle. lengths:
-    of each stage. notes: facts for the files' metadata. people: fewer drawn people, to try the recipe.
-    compiled: torch.compile the two long stages (worth it from a few hundred steps on). parts: a folder of networks to
-    continue from (`parts.py`).
+    Args:
+        folder: checkpoints; each stage continues from its own.
+        target: the folder of the finished bundle.
+        lengths: of each stage; one of no steps leaves its part as it is.
+        notes: facts for the files' metadata.
+        people: fewer drawn people, to try the recipe.
+        compiled: torch.compile the two long stages (worth it from a few hundred steps on).
+        parts: a folder of networks to continue from (`parts.py`).
     """
     length = {stage: {"steps": each.steps, "batch_size": each.batch} for stage, each in lengths.items()}
     world = WORLD if people is None else replace(WORLD, people=people)
@@ -87,19 +91,23 @@ def run(
     detector = detector_stage(drawn, shown, folder / "detector", **length["detector"])
     say("stage 6 of 8, judge: who is it")
     judge = judge_stage(shown, folder / "judge", **length["judge"])
-    data = identity_data(
-        base,
-        pictures,
-        latents,
-        autoencoder=autoencoder,
-        encoder=reader.encoder,
-        path=folder / f"identity-{made_of}-{version_of(reader.encoder)}.pt",
-    )
-    adapter = new_mini_adapter(base, data)
-    say("stage 7 of 8, extract: the adapter on aligned heads")
-    extract_stage(base, adapter, data, folder / "extract", **length["extract"])
-    say("stage 8 of 8, localise: the adapter in whole pictures")
-    localise_stage(base, adapter, data, folder / "localise", **length["localise"])
+    adapter = new_mini_adapter(base)
+    is_begun = take_part("adapter", adapter, folder=parts)
+    if lengths["extract"].steps or lengths["localise"].steps:
+        data = identity_data(
+            base,
+            pictures,
+            latents,
+            autoencoder=autoencoder,
+            encoder=reader.encoder,
+            path=folder / f"identity-{made_of}-{version_of(reader.encoder)}.pt",
+        )
+        if not is_begun:
+            adapter.projection.code_std.copy_(data.code_std)
+        say("stage 7 of 8, extract: the adapter on aligned heads")
+        extract_stage(base, adapter, data, folder / "extract", **length["extract"])
+        say("stage 8 of 8, localise: the adapter in whole pictures")
+        localise_stage(base, adapter, data, folder / "localise", **length["localise"])
     sample = np.arange(0, min(len(world), 400), 2)
     latent_rgb = fitted_latent_rgb(latents[sample], pictures.image_batch(sample))
     save_base(target, base, autoencoder, latent_rgb=latent_rgb, notes=dict(notes))

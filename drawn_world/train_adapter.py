@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -167,9 +168,10 @@ def trained_base(base: MiniBase) -> Base:
     )
 
 
-def new_mini_adapter(base: MiniBase, data: IdentityData) -> IdentityAdapter:
-    """An untrained adapter for the mini base."""
-    return new_adapter(trained_base(base), data, AdapterOptions(hidden=128, mixer_layers=1), seed=8)
+def new_mini_adapter(base: MiniBase) -> IdentityAdapter:
+    """An untrained adapter for the mini base; its codes' unit is 1."""
+    unit = SimpleNamespace(space=SPACE, code_std=torch.ones(SPACE.num_styles, SPACE.width))
+    return new_adapter(trained_base(base), unit, AdapterOptions(hidden=128, mixer_layers=1), seed=8)
 
 
 def extract_stage(

@@ -50,6 +50,13 @@ def main() -> int:
     parser.add_argument(
         "--from-nothing", action="store_true", help="do not continue from the trained parts in drawn_world/parts"
     )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=tuple(ON_CPU),
+        default=None,
+        help="stages to train; the others' parts stay as they are",
+    )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every stage's steps, to try the recipe")
     parser.add_argument("--no-compile", action="store_true", help="do without torch.compile (no C++ compiler needed)")
@@ -64,9 +71,13 @@ def main() -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
+
+    def is_trained(stage: str) -> bool:
+        return options.only is None or stage in options.only
+
     table = ON_GPU if torch.cuda.is_available() else ON_CPU
     lengths = {
-        stage: recipe.Length(steps=max(1, round(steps * options.scale)), batch=batch)
+        stage: recipe.Length(steps=max(1, round(steps * options.scale)) if is_trained(stage) else 0, batch=batch)
         for stage, (steps, batch) in table.items()
     }
     notes = {
