@@ -168,17 +168,20 @@ def networks(device: torch.device, *, narrow: bool, encoders: bool) -> tuple[Any
 
     torch.manual_seed(0)
     channels = (32, 64, 64, 64) if narrow else (320, 640, 1280, 1280)
-    unet = UNet2DConditionModel(cross_attention_dim=CONTEXT, block_out_channels=channels).to(device)
+    with device:
+        unet = UNet2DConditionModel(cross_attention_dim=CONTEXT, block_out_channels=channels)
     vae = text = None
     if encoders:
         blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
         widths = (32, 32, 32, 32) if narrow else (128, 256, 512, 512)
-        vae = AutoencoderKL(**blocks, block_out_channels=widths, layers_per_block=2).to(device).requires_grad_(False)
+        with device:
+            vae = AutoencoderKL(**blocks, block_out_channels=widths, layers_per_block=2).requires_grad_(False)
         config = CLIPTextConfig(
             vocab_size=49408, hidden_size=CONTEXT, intermediate_size=4 * CONTEXT,
             num_hidden_layers=1 if narrow else 12, num_attention_heads=12,
         )  # fmt: skip
-        text = CLIPTextModel(config).to(device).requires_grad_(False)
+        with device:
+            text = CLIPTextModel(config).requires_grad_(False)
     return unet.requires_grad_(False).eval(), vae, text
 
 

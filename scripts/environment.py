@@ -2,7 +2,8 @@
 
 A script begins with `environment.ensure(__file__)`. If it does not run in the environment, this creates the environment
 in `.venv` (or in the folder that `PIDIFF_VENV` names), installs `scripts/requirements.txt` with pip from the configured
-index, and runs the script again inside. Only the standard library is used up to that point.
+index, and runs the script again inside. Only the standard library is used up to that point. With `PIDIFF_VENV=none`
+nothing is installed: the script runs in the Python that it was started with.
 
 A stamp file in the environment holds the hash of the requirements, so a second run does not install again.
 """
@@ -46,6 +47,8 @@ def ensure(script: str) -> None:
     Args:
         script: the caller's `__file__`.
     """
+    if os.environ.get("PIDIFF_VENV") == "none":
+        return
     venv = venv_dir()
     if Path(sys.prefix).resolve() == venv.resolve():
         set_up(venv)
@@ -128,4 +131,4 @@ def _install(pip: list[str], arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     ensure(__file__)
-    say(f"ready: {venv_python(venv_dir())}")
+    say(f"ready: {sys.executable}")

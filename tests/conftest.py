@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 # At the end of the path: in front, the checkout's nodes/ would hide ComfyUI's own nodes.py. `python -m pytest` puts the
@@ -27,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=sorted(comfy_host.RELEASES),
         help="the ComfyUI that the `comfy` fixture imports (the servers of tests/host do not depend on it)",
     )
+    parser.addoption(
+        "--comfy-device", default="cpu", choices=("cpu", "cuda"), help="where the `comfy` fixture's ComfyUI computes"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +46,12 @@ def reference_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("the reference folder (shared/reference beside the checkout) is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session", params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device of this machine, in turn."""
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +70,14 @@ class InProcessComfy:
 
 @pytest.fixture(scope="session")
 def comfy(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> InProcessComfy:
-    """ComfyUI's own modules on the CPU, importable from here on. One version a process: see --comfy-version."""
-    version = pytestconfig.getoption("--comfy-version")
+    """ComfyUI's own modules, importable from here on. One version and one device a process: see --comfy-version and
+    --comfy-device."""
+    version, device = (pytestconfig.getoption(f"--comfy-{what}") for what in ("version", "device"))
     base = tmp_path_factory.mktemp("comfy")
-    tree = import_comfy(version, base)
+    tree = import_comfy(version, base, cpu=device == "cpu")
     import comfy.model_management
 
-    assert str(comfy.model_management.get_torch_device()) == "cpu"
+    assert comfy.model_management.get_torch_device().type == device
     return InProcessComfy(tree, version, base)
 
 
@@ -123,3 +134,4 @@ def _group(item: pytest.Item) -> str:
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may reach for a hub
+torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on a GPU too

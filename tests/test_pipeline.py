@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -81,6 +82,14 @@ def test_photos_and_masks_may_be_on_another_device(model):
     there = read(model, photos().as_subclass(Elsewhere), [Finds(POINTS)], mask_bhw=mask.as_subclass(Elsewhere))
     assert torch.equal(there.wplus.codes, here.wplus.codes)
     assert type(there.masks_bhw) is type(there.crops_bhwc) is torch.Tensor
+
+
+def test_networks_on_a_device_read_the_same_codes_there(model, device):
+    moved = dataclasses.replace(model, encoder=copy.deepcopy(model.encoder).to(device))
+    here, there = read(model, photos(), [Finds(POINTS)]), read(moved, photos().to(device), [Finds(POINTS)])
+    torch.testing.assert_close(there.wplus.codes, here.wplus.codes, rtol=1e-4, atol=1e-5)
+    assert torch.equal(there.crops_bhwc, here.crops_bhwc)
+    assert torch.equal(there.masks_bhw, here.masks_bhw)
 
 
 def test_a_photo_becomes_codes_a_crop_and_a_mask(model):

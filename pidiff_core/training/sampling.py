@@ -51,7 +51,8 @@ def sample(
         Pictures (B, H, W, 3) in [0, 1], and the mean localisation map over sites and steps (B, h, w) at the latents'
         size, or None without an identity. Both float32 on the CPU.
     """
-    device, batch = next(base.unet.parameters()).device, len(seeds)
+    weight, batch = next(base.unet.parameters()), len(seeds)
+    device, dtype = weight.device, weight.dtype  # the adapter's is float32: a base in half precision needs autocast
     height, width = size_px[0] // 8, size_px[1] // 8
     shape = (base.latent_channels, height, width)
     x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(device)
@@ -82,7 +83,7 @@ def sample(
             else nullcontext(None)
         )
         at = torch.full((halves * batch,), now, device=device)
-        with identity as context_now:
+        with identity as context_now, torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             prediction = base.predict(
                 torch.cat([x] * halves), at, context=context, pooled=pooled, size_conditions=size_conditions
             )
@@ -91,7 +92,7 @@ def sample(
         if guided:
             with_text, without = prediction.chunk(2)
             prediction = without + cfg * (with_text - without)
-        at_now, at_next = torch.full((1,), now), torch.full((1,), after)
+        at_now, at_next = (torch.full((1,), time, device=device) for time in (now, after))
         a, b = at_step(alphas.sqrt(), at_now), at_step((1 - alphas).sqrt(), at_now)
         if base.prediction == "v":
             clean, noise = a * x - b * prediction, b * x + a * prediction

@@ -22,14 +22,14 @@ def make_config(**changes) -> AdapterConfig:
 
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("null", [False, True])
-def test_feature_equals_scaled_dot_product_attention_with_one_more_key(heads, null):
+def test_feature_equals_scaled_dot_product_attention_with_one_more_key(heads, null, device):
     generator = torch.Generator().manual_seed(0)
     q, k, v, null_key = (
-        torch.randn(shape, generator=generator) for shape in ((2, 15, 32), (2, 5, 32), (2, 5, 32), (32,))
+        torch.randn(shape, generator=generator).to(device) for shape in ((2, 15, 32), (2, 5, 32), (2, 5, 32), (32,))
     )
     out, localisation = identity_attention(q, k, v=v, null_key=null_key if null else None, heads=heads)
     keys = torch.cat([null_key.expand(2, 1, 32), k], dim=1) if null else k
-    values = torch.cat([torch.zeros(2, 1, 32), v], dim=1) if null else v
+    values = torch.cat([v.new_zeros(2, 1, 32), v], dim=1) if null else v
     split = [rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, keys, values)]
     expected = rearrange(F.scaled_dot_product_attention(*split), "b h n d -> b n (h d)")
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
@@ -53,12 +53,12 @@ def test_feature_the_null_key_wins_where_the_query_matches_it():
     [{}, {"query": "text"}, {"sharing": "level"}, {"hidden": 8}, {"mixer_layers": 2}],
     ids=lambda changes: "-".join(changes) or "default",
 )
-def test_cardinality_untrained_branch_is_exactly_zero_and_gradients_reach_every_weight(changes):
+def test_cardinality_untrained_branch_is_exactly_zero_and_gradients_reach_every_weight(changes, device):
     torch.manual_seed(0)
-    adapter = IdentityAdapter(make_config(**changes))
-    tokens = adapter.projection(torch.randn(2, 10, 16))
+    adapter = IdentityAdapter(make_config(**changes)).to(device)
+    tokens = adapter.projection(torch.randn(2, 10, 16, device=device))
     assert tokens.shape == (2, 10, 24)
-    q, text = torch.randn(2, 9, 32), torch.randn(2, 9, 32)
+    q, text = torch.randn(2, 2, 9, 32, device=device)
     out, _ = adapter.sites["input.1.0"](q, text, tokens=tokens)
     assert out.shape == (2, 9, 32)
     assert torch.count_nonzero(out) == 0
@@ -67,10 +67,11 @@ def test_cardinality_untrained_branch_is_exactly_zero_and_gradients_reach_every_
     for name, parameter in adapter.projection.named_parameters():
         if "across" in name:
             torch.nn.init.normal_(parameter)
-    total = torch.zeros(())
+    total = torch.zeros((), device=device)
     for spec in SITES:
-        q, text = torch.randn(2, 9, spec.width), torch.randn(2, 9, spec.width)
-        out, localisation = adapter.branch(spec.name)(q, text, tokens=adapter.projection(torch.randn(2, 10, 16)))
+        q, text = torch.randn(2, 2, 9, spec.width, device=device)
+        codes = torch.randn(2, 10, 16, device=device)
+        out, localisation = adapter.branch(spec.name)(q, text, tokens=adapter.projection(codes))
         total = total + out.square().sum() + localisation.square().sum()
     total.backward()
     unreached = [

@@ -27,7 +27,7 @@ KINDS = {
 }
 
 
-def make_adapter(kind: str, *, sites=(SITE,)) -> IdentityAdapter:
+def make_adapter(kind: str, *, sites=(SITE,), device="cpu") -> IdentityAdapter:
     torch.manual_seed(0)
     config = AdapterConfig(sites=sites, num_styles=STYLES, code_width=WIDTH, token_width=40, **KINDS[kind])
     adapter = IdentityAdapter(config).requires_grad_(False)
@@ -37,7 +37,7 @@ def make_adapter(kind: str, *, sites=(SITE,)) -> IdentityAdapter:
         if branch.null_key is not None:
             torch.nn.init.normal_(branch.null_key)
     torch.nn.init.normal_(adapter.projection.norm.bias)
-    return adapter
+    return adapter.to(device)
 
 
 def make_wplus(identities: int) -> WPlus:
@@ -54,10 +54,10 @@ def run_folded(site, q, text, *, mask=None):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_feature_folded_equals_reference(kind, batch):
-    adapter = make_adapter(kind)
+def test_feature_folded_equals_reference(kind, batch, device):
+    adapter = make_adapter(kind, device=device)
     tokens = adapter.tokens(make_wplus(1))
-    q, text = torch.randn(batch, 35, SITE.width), torch.randn(batch, 35, SITE.width)
+    q, text = torch.randn(2, batch, 35, SITE.width).to(device)
     a_id, localisation = adapter.branch(SITE.name)(q, text, tokens=tokens.expand(batch, -1, -1))
     out, attended = run_folded(fold(adapter, tokens)[SITE.name], q, text)
     torch.testing.assert_close(out, text + a_id, rtol=1e-5, atol=1e-5 * (text + a_id).abs().max().item())
@@ -66,11 +66,11 @@ def test_feature_folded_equals_reference(kind, batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_feature_batch_of_identities_equals_single_runs(kind):
-    adapter = make_adapter(kind)
+def test_feature_batch_of_identities_equals_single_runs(kind, device):
+    adapter = make_adapter(kind, device=device)
     wplus = make_wplus(2)
-    q, text = torch.randn(3, 8, SITE.width), torch.randn(3, 8, SITE.width)
-    mask = torch.rand(3, 8)
+    q, text = torch.randn(2, 3, 8, SITE.width).to(device)
+    mask = torch.rand(3, 8).to(device)
     out, _ = run_folded(fold(adapter, adapter.tokens(wplus))[SITE.name], q, text, mask=mask)
     for row in range(3):
         alone = fold(adapter, adapter.tokens(wplus.select(row % 2)))[SITE.name]
@@ -156,10 +156,10 @@ def test_cardinality_sites_that_add_nothing_are_left_out():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_feature_half_precision_stays_close(kind, dtype):
-    adapter = make_adapter(kind)
+def test_feature_half_precision_stays_close(kind, dtype, device):
+    adapter = make_adapter(kind, device=device)
     site = fold(adapter, adapter.tokens(make_wplus(1)))[SITE.name]
-    q, text = torch.randn(2, 9, SITE.width), torch.randn(2, 9, SITE.width)
+    q, text = torch.randn(2, 2, 9, SITE.width).to(device)
     exact, _ = run_folded(site, q, text)
     half, _ = run_folded(site.to(q.device, dtype), q.to(dtype), text.to(dtype))
     assert half.dtype == dtype

@@ -227,8 +227,8 @@ def encoder():
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
-def test_the_arithmetic(encoder, batch, layout):
-    images = crops(batch)
+def test_the_arithmetic(encoder, batch, layout, device):
+    encoder, images = copy.deepcopy(encoder).to(device), crops(batch).to(device)
     with torch.no_grad():
         assert largest_error(encoder(images.contiguous(memory_format=layout)), written_out(encoder, images)) < 1e-5
 
@@ -243,10 +243,10 @@ def test_gradients_change_nothing(encoder):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_near(dtype, encoder):
-    half = copy.deepcopy(encoder).to(dtype)
+def test_half_precision_stays_near(dtype, encoder, device):
+    half = copy.deepcopy(encoder).to(device, dtype)
     with torch.no_grad():
-        rough, exact = half(crops().to(dtype)), encoder(crops())
+        rough, exact = half(crops().to(device, dtype)).cpu(), encoder(crops())
     assert rough.dtype == dtype
     cosine = F.cosine_similarity(rough.float(), exact, dim=-1)
     assert float(cosine.min()) > 0.999

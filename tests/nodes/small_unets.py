@@ -77,6 +77,7 @@ def build(
     kind: str, *, dtype: torch.dtype = torch.float32, manual_cast: torch.dtype | None = None, seed: int = 0
 ) -> Any:
     """A MODEL of that kind: the same random weights for the same seed, stored in `dtype`, computed in `manual_cast`."""
+    import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
 
@@ -87,8 +88,10 @@ def build(
     v_prediction = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.tensor([-1.0, 1.0])}
     network = config.get_model(v_prediction if kind.endswith(" v") else {}, "", device="cpu")
     fill(network.diffusion_model, seed=seed)
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(network, load_device=cpu, offload_device=cpu)
+    management = comfy.model_management
+    return comfy.model_patcher.ModelPatcher(
+        network, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
+    )
 
 
 def fill(network: nn.Module, *, seed: int) -> None:
@@ -169,6 +172,8 @@ class SiteCall:
         size: height and width of the feature map.
         context: the prompts (B, L, W).
         q, text, output: its queries, the text's attention, and what `to_out` gets, all (B, N, C).
+
+    All on the CPU.
     """
 
     site: str
@@ -229,7 +234,8 @@ def watch(model: Any) -> Iterator[Watch]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             q, k, v = (now[name].clone() for name in "qkv")
             text = optimized_attention(q, k, v, attention.heads, attn_precision=attention.attn_precision)
-            seen.calls.append(SiteCall(site, seen.evaluations, now["size"], now["context"], q, text, inputs[0].clone()))
+            found = (one.cpu() for one in (now["context"], q, text, inputs[0].clone()))
+            seen.calls.append(SiteCall(site, seen.evaluations, now["size"], *found))
 
         return hook
 

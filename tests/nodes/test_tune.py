@@ -119,8 +119,9 @@ def test_the_host_computes_what_the_tuning_saw(person, tuned):
         sampler = comfy.samplers.ksampler("euler")  # a step to 0 gives the denoised latents
         expected = guider.sample(noise, latents, sampler, sigmas, disable_pbar=True)
     scale = (1 + sigma.square()).sqrt() / sigma
-    torch.testing.assert_close(seen.predicted / scale, model.model.process_latent_in(expected), atol=2e-4, rtol=1e-3)
-    torch.testing.assert_close(seen.target / scale, clean)
+    predicted = seen.predicted.cpu() / scale
+    torch.testing.assert_close(predicted, model.model.process_latent_in(expected), atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(seen.target.cpu() / scale, clean)
 
 
 def test_codes_of_another_adapter_are_refused(person, tuned):

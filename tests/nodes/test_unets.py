@@ -126,6 +126,15 @@ def test_a_host_short_of_memory_runs_the_halves_apart_to_the_same_end(unet, kind
 
 def evaluate(model, halves, size=(9, 13), rows=2):
     """One evaluation: chunk by chunk the same latents, each half with its own prompt (B, 4, h, w)."""
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model])
+    return evaluate_as_loaded(model, halves, size, rows)
+
+
+def evaluate_as_loaded(model, halves, size=(9, 13), rows=2):
+    """The same, with the weights where they are; the result is on the CPU."""
+    device = model.load_device
     generator = torch.Generator().manual_seed(9)
     config = model.model.model_config.unet_config
     chunks = [torch.randn(rows, 4, *size, generator=generator)] * len(halves)
@@ -136,13 +145,32 @@ def evaluate(model, halves, size=(9, 13), rows=2):
     if config["in_channels"] > 4:
         concat = torch.randn(rows, config["in_channels"] - 4, *size, generator=generator)
         extra["c_concat"] = concat.repeat(len(halves), 1, 1, 1)
-    sigmas = torch.full((rows,), 2.0)
+    sigmas = torch.full((rows,), 2.0, device=device)
     options = {**model.model_options["transformer_options"], "cond_or_uncond": halves, "sigmas": sigmas}
     with torch.no_grad():
         return model.model.apply_model(
-            torch.cat(chunks), sigmas.repeat(len(halves)), transformer_options=options, **extra,
-            c_crossattn=torch.cat([text[half].expand(rows, -1, -1) for half in halves]),
-        )  # fmt: skip
+            torch.cat(chunks).to(device), sigmas.repeat(len(halves)), transformer_options=options,
+            c_crossattn=torch.cat([text[half].expand(rows, -1, -1) for half in halves]).to(device),
+            **{name: tensor.to(device) for name, tensor in extra.items()},
+        ).cpu()  # fmt: skip
+
+
+@one_of_each
+def test_weights_that_stay_off_the_device_change_nothing(comfy, unet, kind):
+    """As in ComfyUI's low-memory modes: most layers bring their weights for each call; later all are unloaded."""
+    import comfy.model_management
+
+    small = unet(kind)
+    patched = small.person.on(small.model)
+    plain, whole = evaluate(small.model, [0, 1]), evaluate(patched, [0, 1])
+    comfy.model_management.unload_all_models()
+    patched.load(patched.load_device, lowvram_model_memory=patched.model_size() // 4)
+    assert patched.model.model_lowvram
+    partly = evaluate_as_loaded(patched, [0, 1])
+    patched.detach()
+    assert not torch.equal(whole, plain)
+    assert torch.equal(partly, whole)
+    assert torch.equal(evaluate(patched, [0, 1]), whole)
 
 
 @one_of_each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,15 @@ def test_the_second_time_is_quick(root):
     assert "ready" in done.stdout
     assert "setting up the Python environment" not in done.stdout
     assert time.monotonic() - began < 10
+
+
+def test_the_running_python_can_be_used_as_it_is(root, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(root / "scripts" / "environment.py")], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PIDIFF_VENV": "none", "PIP_NO_INDEX": "1"},
+    )  # fmt: skip
+    assert done.stdout.strip() == f"[pidiff] ready: {sys.executable}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_python_that_is_too_old_is_told_so(monkeypatch, capsys, tmp_path):

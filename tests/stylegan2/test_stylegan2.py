@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -136,15 +137,16 @@ def test_initial_networks_are_sane():
     assert 0.2 < float(picture.std()) < 3.0
 
 
-def test_fixed_noise_gives_the_same_picture_and_a_batch_equals_its_singles():
-    generator, batch = small_generator(), codes()
+def test_fixed_noise_gives_the_same_picture_and_a_batch_equals_its_singles(device):
+    generator, batch = small_generator().to(device), codes().to(device)
     picture = generator.synthesis(batch)
+    torch.testing.assert_close(picture.cpu(), small_generator().synthesis(codes()), rtol=1e-4, atol=1e-5)
     assert torch.equal(picture, generator.synthesis(batch))
     torch.testing.assert_close(picture[1:], generator.synthesis(batch[1:]), rtol=1e-4, atol=1e-5)
 
 
-def test_random_noise_follows_its_own_generator():
-    generator, batch = small_generator(), codes()
+def test_random_noise_follows_its_own_generator(device):
+    generator, batch = small_generator().to(device), codes().to(device)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     first = generator.synthesis(batch, noise="random", rng=torch.Generator().manual_seed(1))
@@ -166,12 +168,13 @@ def test_every_style_changes_the_picture():
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])
-def test_half_precision_stays_finite_and_near(scale):
+def test_half_precision_stays_finite_and_near(scale, device):
     generator = small_generator()
-    half = Generator(SMALL).half()
+    half = Generator(SMALL).to(device).half()
     half.load_state_dict(generator.state_dict())
     with torch.no_grad():
-        picture, rough = generator.synthesis(codes() * scale), half.synthesis(codes().half() * scale)
+        picture = generator.synthesis(codes() * scale)
+        rough = half.synthesis(codes().half().to(device) * scale).cpu()
     assert rough.dtype == torch.float16
     assert rough.isfinite().all()
     assert float((picture - rough.float()).abs().max()) < 0.03 * float(picture.abs().max())
@@ -243,19 +246,21 @@ def test_building_without_memory_draws_nothing_and_imports_nothing():
     subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
 
 
-def test_a_synthesis_that_stops_early_is_the_shortened_copy():
+def test_a_synthesis_that_stops_early_is_the_shortened_copy(device):
     config = GeneratorConfig(size=32, width=16, z_dim=16, mapping_layers=1, channels=(12, 10, 8, 8))
     generator = Generator(config).eval()
     for parameter in generator.parameters():  # strengths of the noise and biases begin at 0
         parameter.data.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
     codes = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(1))
-    short = generator.shortened(16)
+    on_device = copy.deepcopy(generator).to(device)
+    short = on_device.shortened(16)
     assert short.config.num_styles == 6
+    assert {tensor.device.type for tensor in short.state_dict().values()} == {"cpu"}
     with torch.no_grad():
         stopped = generator.synthesis(codes, size_px=16)
         assert stopped.shape == (2, 3, 16, 16)
         assert torch.equal(short.synthesis(codes[:, :6]), stopped)
         assert torch.equal(generator.shortened(1024).synthesis(codes), generator.synthesis(codes))
     assert not {tensor.data_ptr() for tensor in short.state_dict().values()} & {
-        tensor.data_ptr() for tensor in generator.state_dict().values()
+        tensor.data_ptr() for tensor in on_device.state_dict().values()
     }

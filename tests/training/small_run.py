@@ -8,12 +8,14 @@ It trains the localise stage on random data that depends on the step alone, and 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition for deterministic sums
 
 import torch  # noqa: E402
 
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("--optimiser", default="adamw")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # on a GPU, sums of gradients else come in any order
     base = small_base()
     config = AdapterConfig(
         sites=cross_attention_sites(base.unet), num_styles=10, code_width=12, token_width=16, query="text"

@@ -26,8 +26,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def base():
-    return load_base("mini")
+def base(device):
+    return load_base("mini", device=device)
 
 
 @pytest.fixture(scope="module")

@@ -126,10 +126,20 @@ def trained_branches(module: IdentityTraining) -> IdentityTraining:
     return module
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("stage", "projection"), [("extract", True), ("localise", False)])
-def test_what_each_stage_trains(stage, projection):
+def test_what_each_stage_trains(stage, projection, dtype, device):
+    """In bfloat16 as the trainer does on a GPU: the base in it, the adapter in float32, under autocast."""
+    exact = strategy_loss(trained_branches(make_training(stage)), inputs())["loss"]
     module = trained_branches(make_training(stage))
-    strategy_loss(module, inputs())["loss"].backward()
+    module.unet.to(dtype)
+    module.to(device)
+    module.binding.enable_gradient_checkpointing()
+    batch = {name: tensor.to(device) for name, tensor in inputs().items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = strategy_loss(module, batch)["loss"]
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-4 if dtype == torch.float32 else 0.03)
+    loss.backward()
     assert all(parameter.grad is None for parameter in module.unet.parameters())
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     assert all(module.get_parameter(name).grad is not None for name in trained)

@@ -118,7 +118,7 @@ def evaluate(
         "diversity": _diversity(plain, options),
     }
     for name, adapter in adapters.items():
-        binding = attach_identity(base.unet, adapter)
+        binding = attach_identity(base.unet, adapter.to(base.unet.device))
         try:
             wplus = WPlus.from_offsets(cast.offsets, data.latent_avg, space=data.space)
             drawn = pictures[name] = draw(name, binding, adapter.tokens(wplus))

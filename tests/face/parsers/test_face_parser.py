@@ -56,8 +56,9 @@ def always(parser, number):
             state["out_mask_conv.conv2d.bias"].zero_()[number] = 1.0
 
 
-def test_everything_but_background_and_clothes_is_kept(parser):
-    image = torch.zeros(1, 3, 64, 64)
+def test_everything_but_background_and_clothes_is_kept(parser, device):
+    parser.network.ready().to(device)
+    image = torch.zeros(1, 3, 64, 64, device=device)
     for number in (0, 1, 13, 16, 17, 18):
         always(parser, number)
         mask = parser.person_mask(image)

@@ -23,8 +23,8 @@ from tests.training.data.rendered_people import draw_people
 
 
 @pytest.fixture(scope="module")
-def base():
-    return load_base("mini")
+def base(device):
+    return load_base("mini", device=device)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,13 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def prepared(base, tmp_path_factory):
+def prepared(base, device, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     draw_people(folder / "photos", people=2, each=3, seed=2_000_000)
     options = PrepareOptions(
         photos=str(folder / "photos"), out=str(folder / "out"), detector="model", people="subfolders", sheet_photos=0
     )
-    run_prepare(options, base=base)
+    run_prepare(options, base=base, device=device)
     return folder / "out"
 
 
