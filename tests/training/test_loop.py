@@ -38,9 +38,10 @@ def config(**fields) -> LoopConfig:
     return LoopConfig(**{**defaults, **fields})
 
 
-def test_it_learns_and_records_its_curve(tmp_path):
+@pytest.mark.parametrize("graphed", [False, True])
+def test_it_learns_and_records_its_curve(tmp_path, graphed):
     module = line()
-    train(module, config(), batch=batch, loss=loss, folder=tmp_path)
+    train(module, config(graphed=graphed), batch=batch, loss=loss, folder=tmp_path)
     assert loss(module, batch(999))["loss"] < 0.05
     rows = list(csv.DictReader((tmp_path / "curve.csv").open()))
     assert [int(row["step"]) for row in rows] == [20, 40, 60]
