@@ -78,8 +78,8 @@ RELEASES = {
         ("comfyui-frontend-package==1.25.10", "61e30f116c261bca09dc67ac9087993797f29524ef4487774a6603032335b9d4"),
     ),
 }
-DEFAULT = "0.3.75"  # for the demo, the benchmarks and the tests that import ComfyUI
-TESTED = (DEFAULT, "0.3.52")  # every test of a server runs with these, a smoke test with the others
+DEFAULT = "0.30.0"  # for the demo, the benchmarks and the tests that import ComfyUI
+TESTED = (DEFAULT, "0.3.52")  # newest, oldest: every test of a server; the others: a smoke test
 
 
 class HostError(RuntimeError):

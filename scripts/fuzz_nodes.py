@@ -157,7 +157,7 @@ class NodeCaller:
         host_nodes.NODE_CLASS_MAPPINGS.update(FuzzValue=_Value, FuzzSink=_Sink)
         self._validate = execution.validate_prompt
         self._executor = execution.PromptExecutor(
-            _Listener(), cache_type=execution.CacheType.CLASSIC, cache_args={"lru": 0, "ram": 0.0}
+            _Listener(), cache_type=execution.CacheType.CLASSIC, cache_args={"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
         )
         self._numbers = itertools.count()  # of values: none twice, because ComfyUI keeps the outputs of equal nodes
         self._beside = set(base.parent.iterdir())

@@ -21,7 +21,10 @@ PIXELS = """() => {
 }"""
 
 
-@pytest.fixture(scope="module", params=["0.30.0", pytest.param("0.3.52", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[comfy_host.DEFAULT, *(pytest.param(version, marks=pytest.mark.slow) for version in comfy_host.TESTED[1:])],
+)
 def host(request, tmp_path_factory):
     """The newest ComfyUI and the oldest one, each with its own front end."""
     base = tmp_path_factory.mktemp(f"panel-{request.param}")
