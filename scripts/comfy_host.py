@@ -23,6 +23,7 @@ import tempfile
 import time
 import urllib.error
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -176,6 +177,7 @@ class ComfyServer(ComfyClient):
         base: the base directory; default a temporary one, deleted on leaving.
         cpu: run on the CPU even if there is a GPU.
         arguments: further ComfyUI options.
+        environ: further environment variables.
         start_timeout_s: time limit for the start.
     """
 
@@ -186,6 +188,7 @@ class ComfyServer(ComfyClient):
         base: Path | None = None,
         cpu: bool = True,
         arguments: tuple[str, ...] = (),
+        environ: Mapping[str, str] | None = None,
         start_timeout_s: float = 300,
     ) -> None:
         self.host = host or resolve()
@@ -194,6 +197,7 @@ class ComfyServer(ComfyClient):
         self.log_path = self.base / "comfyui.log"
         self._cpu = cpu
         self._arguments = arguments
+        self._environ = environ or {}
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         super().__init__(f"127.0.0.1:{_free_port()}")
@@ -264,6 +268,7 @@ class ComfyServer(ComfyClient):
             command += ["--front-end-root", str(self.host.frontend)]
         # Threads that spin while they wait make small models 20 times slower if other programs are busy.
         environ = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+        environ.update(self._environ)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, *self._arguments],
