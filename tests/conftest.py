@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +123,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent.name == "browser":
             item.add_marker(pytest.mark.browser)
     groups = {item: _group(item) for item in items}
-    long = {groups[item] for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (not groups[item].startswith("server"), groups[item] not in long))
+    slow = Counter(groups[item] for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (not groups[item].startswith("server"), -slow[groups[item]], groups[item]))
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
 

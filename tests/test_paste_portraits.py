@@ -56,6 +56,7 @@ def test_no_edit_gives_the_photo_back(model, two, photo):
     assert torch.equal(pasted.images_bhwc, real)
 
 
+@pytest.mark.slow
 def test_every_face_of_a_photo_changes_in_its_own_place(model, two):
     photo, encoded = two
     both = edited(model, encoded.wplus)

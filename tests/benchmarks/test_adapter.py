@@ -132,6 +132,7 @@ def test_help_lists_the_benchmarks(root):
     assert "mini" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_benchmarks_own_options_reach_it(root):
     done = run(root, "adapter", "--batch", "3")
     assert done.returncode == 2

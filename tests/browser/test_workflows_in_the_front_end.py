@@ -126,6 +126,7 @@ def test_the_graphs_open_complete_in_nodes_2(page, server):
     assert not page.errors
 
 
+@pytest.mark.slow
 def test_queueing_from_the_front_end_draws_the_sample_person(page, server):
     open_graph(page, server, "pidiff_mini")
     page.evaluate("async () => window.app.queuePrompt(0)")

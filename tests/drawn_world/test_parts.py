@@ -48,6 +48,7 @@ def test_a_part_of_other_networks_is_refused(part):
         take_part("autoencoder", torch.nn.Linear(2, 2), folder=part[1])
 
 
+@pytest.mark.slow
 def test_a_stage_starts_from_its_part(part, pictures, tmp_path):
     autoencoder, folder = part
     taken = autoencoder_stage(pictures, tmp_path / "stage", steps=0, parts=folder)

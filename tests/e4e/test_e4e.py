@@ -252,6 +252,7 @@ def test_half_precision_stays_near(dtype, encoder, device):
     assert float(cosine.min()) > 0.999
 
 
+@pytest.mark.slow
 def test_a_compiled_encoder_gives_the_same(encoder):
     with torch.no_grad():
         compiled = torch.compile(encoder, backend="eager", fullgraph=True)

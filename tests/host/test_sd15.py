@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import demo
-from comfy_host import ComfyServer
+from comfy_host import DEFAULT, ComfyServer
 from pidiff_core.adapter.adapter import IdentityAdapter
 from pidiff_core.adapter.config import AdapterConfig
 from pidiff_core.adapter.sites import SiteSpec
@@ -88,6 +88,7 @@ def test_the_sd15_workflow_draws_and_strength_zero_is_the_plain_model(server, sd
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", [DEFAULT], indirect=True)
 def test_a_controlnet_and_a_person_both_change_the_picture(server, sd15, sd15_controlnet, photo, picture):
     link = server.base / "models" / "controlnet" / "random_controlnet.safetensors"
     link.parent.mkdir(parents=True, exist_ok=True)

@@ -97,6 +97,7 @@ def test_a_control_net_and_the_identity_do_not_see_each_other(sd, control_net):
     assert torch.equal(draw(sd, sd.person.on(sd.model, strength=0.0), *both_halves, steps=1), plain)
 
 
+@pytest.mark.slow
 def test_a_control_net_for_part_of_the_steps(sd, control_net):
     """Where only one of two prompts is controlled, or a part of the steps, the halves are evaluated apart."""
     positive, _ = controlled(sd, control_net, strength=0.6, end_percent=0.5)

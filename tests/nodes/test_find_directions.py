@@ -36,6 +36,7 @@ def edit(nodes, model, codes, direction):
     return nodes.StyleEdit.execute(codes, model, direction=direction, amount=1.0, **levels).result[0]
 
 
+@pytest.mark.slow
 def test_measured_directions_of_mini_are_saved_shown_and_edit(nodes, model):
     strips, report = nodes.FindDirections.execute(model, "measured", "world", samples=48, seed=1).result
     assert strips.shape == (6, 64, 5 * 64, 3)

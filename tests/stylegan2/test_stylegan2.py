@@ -229,6 +229,7 @@ def test_maps_lie_channels_last_in_memory_all_the_way():
     assert layouts == [True] * 5
 
 
+@pytest.mark.slow
 def test_building_without_memory_draws_nothing_and_imports_nothing():
     """torch answers random numbers on the meta device with its symbolic mathematics, whose import takes a second."""
     program = (

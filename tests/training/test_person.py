@@ -119,6 +119,7 @@ def test_photos_that_cannot_be_used(base, photos, tmp_path):
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_preset_of_the_command_line(photos, tmp_path, capsys):
     out = tmp_path / "anna.safetensors"
     command = ["train", "--preset", "person", "--base.path", "mini", "--person.detector", "model"]

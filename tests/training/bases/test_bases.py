@@ -86,9 +86,8 @@ def test_a_single_file_is_the_networks_it_was_written_from(made, family):
             assert text.pooled is None
 
 
-@pytest.mark.parametrize(
-    "family", ["sd15", *(pytest.param(family, marks=pytest.mark.slow) for family in ("sd2", "sdxl"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_diffusers_folder_is_the_same_base(made, family, tmp_path):
     parts, path = made[family]
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
