@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from pidiff_core.training.cli import main
 from tests.training.data.rendered_people import draw_people
@@ -32,7 +33,8 @@ def exported(tmp_path_factory):
     common += ["--run.folder", str(folder / "run")]
     stages = [f"--{stage}.{what}" for stage in ("extract", "localise") for what in ("steps=40", f"batch_size={BATCH}")]
     assert main(["prepare", *common, "--prepare.photos", str(folder / "photos"), "--prepare.people", "subfolders"]) == 0
-    assert main(["train", *common, *stages, "--run.validate_every", "20", "--samples.count", "0"]) == 0
+    samples = ["--samples.count", "1", "--samples.steps", "2"]
+    assert main(["train", *common, *stages, "--run.validate_every", "20", *samples]) == 0
     assert main(["export", *common, "--export.out", str(folder / "mine.safetensors"), "--export.licence", "CC0"]) == 0
     return folder
 
@@ -49,6 +51,8 @@ def test_the_validation_loss_falls_in_both_stages(exported):
     for stage in ("extract", "localise"):
         losses = curve(exported, stage)
         assert losses[-1] < losses[0]
+        with Image.open(exported / "run" / stage / "samples" / "0000040.png") as grid:
+            assert grid.size == (4 * 128, 128), "the photo, the base, the identity, its map"
 
 
 @pytest.mark.slow
