@@ -47,6 +47,9 @@ OURS = ("wplus4", "native4", "native18")
 
 
 def main(arguments: list[str]) -> int:
+    """Run it; status 1 where the compared outputs differ."""
+    import comfy_host
+
     parser = argparse.ArgumentParser(
         prog="bench.py adapter", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,6 +63,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0: as torch finds them")
     parser.add_argument("--channels", type=int, default=320, help="of the UNet's first level: smaller for a try-out")
     parser.add_argument("--trace", type=Path, default=None, help="also write a profiler trace of a step with ours")
+    parser.add_argument("--comfy-version", default=comfy_host.DEFAULT, choices=sorted(comfy_host.RELEASES))
     options = parser.parse_args(arguments)
     if options.batch < 2 or options.batch % 2:
         parser.error(f"--batch is {options.batch}: an evaluation with guidance has an even number of rows")
@@ -68,11 +72,10 @@ def main(arguments: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
 
-    import comfy_host
     import in_process
 
     with tempfile.TemporaryDirectory() as folder:
-        in_process.import_comfy(comfy_host.DEFAULT, Path(folder), cpu=options.device == "cpu")
+        in_process.import_comfy(options.comfy_version, Path(folder), cpu=options.device == "cpu")
         return report(measure(in_process.load_pack(), options), options)
 
 

@@ -47,7 +47,9 @@ def tuned(person):
     before = copy.deepcopy(person.inputs["model"].model.state_dict())
     result = tune(person, steps=12, preview_every=5)
     after = person.inputs["model"].model.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before), "the user's model is not changed"
+    assert all(torch.equal(before[name].to(after[name].device), after[name]) for name in before), (
+        "the user's model is not changed"
+    )
     return result
 
 
