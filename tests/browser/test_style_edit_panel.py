@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-import comfy_host
 from comfy_host import ROOT
 from tests.browser.front_end import open_graph
 
@@ -21,23 +20,12 @@ PIXELS = """() => {
 }"""
 
 
-@pytest.fixture(
-    scope="module",
-    params=[comfy_host.DEFAULT, *(pytest.param(version, marks=pytest.mark.slow) for version in comfy_host.TESTED[1:])],
-)
-def host(request, tmp_path_factory):
-    """The newest ComfyUI and the oldest one, each with its own front end."""
-    base = tmp_path_factory.mktemp(f"panel-{request.param}")
-    with comfy_host.ComfyServer(comfy_host.prepare(request.param), base=base) as running:
-        yield running
-
-
 @pytest.fixture
 def open_panel(page):
-    """(host, graph) -> the edit workflow, or a serialised graph, with StyleEdit's panel visible."""
+    """(server, graph) -> the edit workflow, or a serialised graph, with StyleEdit's panel visible."""
 
-    def opened(host, graph=NAME, *, vue=False, locale="en"):
-        open_graph(page, host, graph, **{"Comfy.VueNodes.Enabled": vue, "Comfy.Locale": locale})
+    def opened(server, graph=NAME, *, vue=False, locale="en"):
+        open_graph(page, server, graph, **{"Comfy.VueNodes.Enabled": vue, "Comfy.Locale": locale})
         page.wait_for_selector(".pidiff-edit", state="attached")
         page.evaluate(
             """() => {
@@ -63,10 +51,10 @@ def screenshot(page, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
-def test_sliders_change_the_queued_codes_and_the_portrait_and_are_saved(page, open_panel, host, vue):
-    if vue and host.host.name == "0.3.52":
+def test_sliders_change_the_queued_codes_and_the_portrait_and_are_saved(page, open_panel, server, vue):
+    if vue and server.host.name == "0.3.52":
         pytest.skip("ComfyUI 0.3.52 has no Nodes 2.0")
-    open_panel(host, vue=vue)
+    open_panel(server, vue=vue)
     page.evaluate("async () => window.app.queuePrompt(0)")
     page.wait_for_function(f"({DRAWN})() > 0", timeout=180_000)
     slider = page.locator(".pidiff-edit input[data-slider='direction:glasses']")
@@ -85,10 +73,9 @@ def test_sliders_change_the_queued_codes_and_the_portrait_and_are_saved(page, op
     assert edits["directions"]["glasses"] > 0
     changed = page.evaluate(PIXELS)
     assert sum(abs(one - two) for one, two in zip(pixels, changed)) / len(pixels) > 1
-    print(
-        f"{host.host.name}: {page.evaluate('''() => document.querySelector('.pidiff-edit').dataset.milliseconds''')} ms"
-    )
-    screenshot(page, f"style_edit_{host.host.name}_{'nodes2' if vue else 'canvas'}.png")
+    took = page.evaluate("() => document.querySelector('.pidiff-edit').dataset.milliseconds")
+    print(f"{server.host.name}: {took} ms")
+    screenshot(page, f"style_edit_{server.host.name}_{'nodes2' if vue else 'canvas'}.png")
 
     # Another person's colours, a favourite, undo and redo.
     share = page.locator(".pidiff-edit input[data-slider='mix:fine']")
@@ -112,7 +99,7 @@ def test_sliders_change_the_queued_codes_and_the_portrait_and_are_saved(page, op
 
     # The workflow file keeps them: the sliders are there before the first run.
     graph = page.evaluate("() => window.app.graph.serialize()")
-    open_panel(host, graph, vue=vue)
+    open_panel(server, graph, vue=vue)
     assert queued_edits(page) == kept
     amount = page.locator(".pidiff-edit input[data-slider='direction:glasses']").input_value()
     assert float(amount) > 0
@@ -135,10 +122,10 @@ def saved_graph():
 @pytest.mark.slow
 @pytest.mark.parametrize("has_touch", [True], ids=["touch"])
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes-2"])
-def test_a_finger_drags_a_slider_and_not_the_canvas(page, open_panel, host, saved_graph, vue):
-    if vue and host.host.name == "0.3.52":
+def test_a_finger_drags_a_slider_and_not_the_canvas(page, open_panel, server, saved_graph, vue):
+    if vue and server.host.name == "0.3.52":
         pytest.skip("ComfyUI 0.3.52 has no Nodes 2.0")
-    open_panel(host, saved_graph, vue=vue)
+    open_panel(server, saved_graph, vue=vue)
     slider = page.locator(".pidiff-edit input[data-slider='direction:glasses']")
     slider.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
@@ -167,8 +154,8 @@ def test_a_finger_drags_a_slider_and_not_the_canvas(page, open_panel, host, save
 
 
 @pytest.mark.slow
-def test_the_panel_and_the_nodes_are_in_japanese(page, open_panel, host, saved_graph):
-    open_panel(host, saved_graph, locale="ja")
+def test_the_panel_and_the_nodes_are_in_japanese(page, open_panel, server, saved_graph):
+    open_panel(server, saved_graph, locale="ja")
     assert page.locator(".pidiff-edit nav button").first.inner_text() == "編集前"
     assert page.locator(".pidiff-edit legend").all_inner_texts() == [
         "中：顔立ちと髪型",
@@ -177,5 +164,5 @@ def test_the_panel_and_the_nodes_are_in_japanese(page, open_panel, host, saved_g
     ]
     title = page.evaluate("() => window.LiteGraph.createNode('StyleEdit').title")
     assert title == "PIDiff Style Edit（顔の編集：年齢、笑顔）"
-    screenshot(page, f"style_edit_{host.host.name}_ja.png")
+    screenshot(page, f"style_edit_{server.host.name}_ja.png")
     assert not page.errors
