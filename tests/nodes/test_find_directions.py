@@ -13,8 +13,13 @@ pytestmark = pytest.mark.usefixtures("comfy")
 
 @pytest.fixture(scope="module")
 def nodes(comfy, pack):
+    import folder_paths
+
     pack.load("nodes.host.folders").register()
-    return pack.load("nodes")
+    yield pack.load("nodes")
+    for path in comfy.base.rglob("*.directions.safetensors"):  # other tests list what is in models/pidiff
+        path.unlink()
+    folder_paths.filename_list_cache.clear()
 
 
 @pytest.fixture(scope="module")
