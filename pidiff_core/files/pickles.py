@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import PIDiffError, first_line, passes_through
+from ..errors import PIDiffError, check_interrupted, first_line, passes_through
 from .cache import check_once
 from .pickle_scan import Damaged, Refused, scan_pickle
 from .recognise import existing_file, mistaken_for
@@ -53,7 +53,7 @@ def load_pickle(path: str | os.PathLike[str], *, only_shapes: bool = False) -> A
             with torch.serialization.safe_globals([argparse.Namespace]):
                 mapped = only_shapes and is_archive and _is_unicode(path)
                 content = torch.load(
-                    path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped or None
+                    path if mapped else file, map_location=_on_the_cpu, weights_only=True, mmap=mapped or None
                 )
     except PIDiffError:
         raise
@@ -73,6 +73,12 @@ def load_pickle(path: str | os.PathLike[str], *, only_shapes: bool = False) -> A
         ) from error
     _refuse_unpacked_bomb(content, path)
     return content
+
+
+def _on_the_cpu(storage: torch.UntypedStorage, _location: str) -> torch.UntypedStorage:
+    """Where torch puts each piece of a file; between two of them it is asked whether the user has cancelled."""
+    check_interrupted()
+    return storage
 
 
 def _is_unicode(path: Path) -> bool:

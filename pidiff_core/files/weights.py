@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import PIDiffError, listed
+from ..errors import PIDiffError, check_interrupted, listed
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -90,10 +90,14 @@ def materialize(
         PIDiffError: weights that are not finite, or not in `dtype`.
     """
     weights: dict[str, Tensor] = {}
+    broken = []
     for key, own in network.state_dict().items():
+        check_interrupted()
         value = read(key)
         weights[key] = value.to(dtype) if own.is_floating_point() else value
-    _check_finite([key for key, value in weights.items() if not all_finite(value)], name=name, dtype=dtype)
+        if not all_finite(weights[key]):
+            broken.append(key)
+    _check_finite(broken, name=name, dtype=dtype)
     network.load_state_dict(weights, strict=True, assign=True)
     return network.to(dtype).eval().requires_grad_(False)  # `to`: buffers that are in no file
 

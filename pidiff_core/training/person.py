@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..adapter.adapter import IdentityAdapter
 from ..adapter.refinement import low_rank_parameters, refinement_of, with_low_rank
-from ..errors import PIDiffError
+from ..errors import PIDiffError, check_interrupted
 from ..model import PIDiffModel
 from ..wplus.average import mean_code
 from ..wplus.codes import WPlus
@@ -189,12 +189,15 @@ def tune_person(
     generator = torch.Generator().manual_seed(options.seed)
     before = _face_loss(tuning, model)
     for step in range(options.steps):
+        check_interrupted()
         photo = step % model.photos
         levels = torch.rand(options.batch_size, generator=generator)
         seed = options.seed + 1 + step
         with torch.no_grad():
             base = model.predict(photo, levels, noise_seed=seed, tokens=None).predicted
+        check_interrupted()
         seen = model.predict(photo, levels, noise_seed=seed, tokens=tuning.tokens())
+        check_interrupted()
         loss = face_noise_loss(seen.predicted, seen.target, mask=seen.mask, outside=options.outside).mean()
         loss = loss + options.kept_background * kept_background_loss(seen.predicted, base, mask=seen.mask).mean()
         if options.localisation and tuning.adapter.config.format == "pidiff":
@@ -244,6 +247,7 @@ def _face_loss(tuning: PersonTuning, model: TunedModel) -> float:
     levels = (torch.arange(_LEVELS) + 0.5) / _LEVELS
     total = 0.0
     for photo in range(model.photos):
+        check_interrupted()
         seen = model.predict(photo, levels, noise_seed=photo, tokens=tuning.tokens())
         total += float(face_noise_loss(seen.predicted, seen.target, mask=seen.mask, outside=0.0).mean())
     return total / model.photos

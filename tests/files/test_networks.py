@@ -11,7 +11,7 @@ import torch
 
 from pidiff_core.e4e.config import EncoderConfig
 from pidiff_core.e4e.encoder import E4eEncoder
-from pidiff_core.errors import PIDiffError
+from pidiff_core.errors import PIDiffError, register_host
 from pidiff_core.files.container import read_container, write_container
 from pidiff_core.files.convert import convert, main
 from pidiff_core.files.networks import load_networks, open_networks, save_networks
@@ -269,6 +269,36 @@ class TestOpened:
         for part in ("encoder", "generator", "encoder"):
             with pytest.raises(PIDiffError, match=r"e4e\..* has changed since Load PIDiff Model opened it"):
                 opened.require(part, purpose="here")
+
+    @pytest.mark.parametrize("layout", ["published", "ours"])
+    def test_the_host_can_interrupt_between_the_tensors_of_a_file(self, tmp_path, parts, layout):
+        path = e4e_file(tmp_path / "e4e.pt", parts)
+        if layout == "ours":
+            path = tmp_path / "e4e.safetensors"
+            save_networks(path, model_of(parts))
+        opened = open_networks(path)
+        asked = []
+
+        class Cancelled(Exception):
+            pass
+
+        def check():
+            asked.append(None)
+            if len(asked) == 20:
+                raise Cancelled
+
+        register_host(check, Cancelled)
+        try:
+            with pytest.raises(Cancelled):
+                opened.require("encoder", purpose="here")
+            network = opened.require("encoder", purpose="here")
+        finally:
+            register_host(lambda: None)
+        # Once for each tensor of the network; in a pickle also for each tensor of the file, all of which are read.
+        tensors = [len(part.state_dict()) for part in (parts.encoder, parts.generator)]
+        expected = tensors[0] if layout == "ours" else 2 * tensors[0] + tensors[1] + 1  # and the average
+        assert len(asked) - 20 == expected
+        assert same_weights(network, parts.encoder)
 
     def test_one_part_is_read_without_the_other(self, tmp_path, parts, monkeypatch):
         save_networks(tmp_path / "a.safetensors", model_of(parts))

@@ -148,6 +148,25 @@ def test_it_can_be_interrupted(person):
         tune(person, steps=3)
 
 
+@pytest.mark.parametrize("pressed", [1, PHOTOS + 1, PHOTOS + 2], ids=["first loss", "without", "with the identity"])
+def test_no_evaluation_of_the_model_begins_after_cancel(person, monkeypatch, pressed):
+    import comfy.model_management
+
+    model = person.pack.load("nodes.unet.tuned_model").TunedHostModel
+    calls, predict = [], model.predict
+
+    def watched(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == pressed:
+            comfy.model_management.interrupt_current_processing(True)
+        return predict(self, *args, **kwargs)
+
+    monkeypatch.setattr(model, "predict", watched)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        tune(person, steps=3)
+    assert len(calls) == pressed
+
+
 def test_bad_inputs(person):
     error = person.pack.load("pidiff_core.errors").PIDiffError
     with pytest.raises(error, match="Connect the face_mask of the Encode"):
