@@ -15,6 +15,7 @@ from typing import Any
 
 Workflow = dict[str, Any]  # node id -> {"class_type": ..., "inputs": {...}}
 Progress = Callable[[str, int, int], None]  # (node id, steps done, steps in all)
+Begin = Callable[[str], None]  # (id of the node that begins)
 
 
 class WorkflowError(RuntimeError):
@@ -95,7 +96,18 @@ class ComfyClient:
         except urllib.error.HTTPError as error:
             raise _refusal(error.read().decode(errors="replace"), workflow) from None
 
-    def run(self, workflow: Workflow, *, on_progress: Progress | None = None, timeout_s: float = 1800) -> Result:
+    def interrupt(self) -> None:
+        """What the Cancel button does."""
+        self.request("/interrupt", b"")
+
+    def run(
+        self,
+        workflow: Workflow,
+        *,
+        on_progress: Progress | None = None,
+        on_begin: Begin | None = None,
+        timeout_s: float = 1800,
+    ) -> Result:
         """Queue a workflow and wait until it has finished.
 
         Raises:
@@ -103,11 +115,11 @@ class ComfyClient:
             TimeoutError: it did not finish within `timeout_s`.
         """
         try:
-            return asyncio.run(asyncio.wait_for(self._run(workflow, on_progress), timeout_s))
+            return asyncio.run(asyncio.wait_for(self._run(workflow, on_progress, on_begin), timeout_s))
         except asyncio.TimeoutError:
             raise TimeoutError(f"the workflow did not finish within {timeout_s:.0f} s") from None
 
-    async def _run(self, workflow: Workflow, on_progress: Progress | None) -> Result:
+    async def _run(self, workflow: Workflow, on_progress: Progress | None, on_begin: Begin | None) -> Result:
         import aiohttp
 
         url = f"ws://{self.address}/ws?clientId={self.client_id}"
@@ -124,6 +136,8 @@ class ComfyClient:
                     continue
                 if kind == "executing" and data["node"] is not None:
                     executed.append(data["node"])
+                    if on_begin is not None:
+                        on_begin(data["node"])
                 elif kind == "executing":  # the last message: only now the outputs are in the history
                     history = await asyncio.to_thread(self.get_json, f"/history/{prompt_id}")
                     return Result(prompt_id, history[prompt_id]["outputs"], executed)
