@@ -88,9 +88,9 @@ def run(
     say("stage 5 of 8, detector: where is the drawn face")
     drawn = rendered(judge_world, folder / "data")
     shown = reconstructed(drawn, autoencoder, folder / f"reconstructions-{made_of}.npy")
-    detector = detector_stage(drawn, shown, folder / "detector", **length["detector"])
+    detector = detector_stage(drawn, shown, folder / "detector", **length["detector"], parts=parts)
     say("stage 6 of 8, judge: who is it")
-    judge = judge_stage(shown, folder / "judge", **length["judge"])
+    judge = judge_stage(shown, folder / "judge", **length["judge"], parts=parts)
     adapter = new_mini_adapter(base)
     is_begun = take_part("adapter", adapter, folder=parts)
     if lengths["extract"].steps or lengths["localise"].steps:

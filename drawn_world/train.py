@@ -61,6 +61,7 @@ def autoencoder_stage(
     if take_part("autoencoder", module, folder=parts):  # the base's part has learned these latents: they stay
         for reading in (module.kl.encoder, module.kl.quant_conv, module.cells.read):
             reading.requires_grad_(False)
+        module.normalise.momentum = 0.0
     else:
         sample = np.arange(0, len(pictures.world), max(1, len(pictures.world) // 400))
         module.cells.start_from(pictures.image_batch(sample))
@@ -276,10 +277,17 @@ def reconstructed(pictures: Pictures, autoencoder: MiniAutoencoder, path: Path) 
 
 
 def detector_stage(
-    drawn: Pictures, shown: Pictures, folder: Path, *, steps: int = 800, batch_size: int = 64
+    drawn: Pictures,
+    shown: Pictures,
+    folder: Path,
+    *,
+    steps: int = 800,
+    batch_size: int = 64,
+    parts: Path | None = None,
 ) -> DrawnFaceDetector:
     """Stage 5: finds drawn faces, in renders and in the autoencoder's reconstructions (`shown`)."""
     module = fresh(DrawnFaceDetector, seed=6)
+    take_part("detector", module, folder=parts)
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([19, step])
@@ -301,12 +309,15 @@ def detector_stage(
     return module
 
 
-def judge_stage(shown: Pictures, folder: Path, *, steps: int = 1000, batch_size: int = 64) -> Judge:
+def judge_stage(
+    shown: Pictures, folder: Path, *, steps: int = 1000, batch_size: int = 64, parts: Path | None = None
+) -> Judge:
     """Stage 6: tells people apart in pictures that went through the autoencoder, roughly aligned.
 
     batch_size: people in a batch, with two pictures each.
     """
     module = fresh(Judge, seed=7)
+    take_part("judge", module, folder=parts)
     scenes = shown.world.scenes
     colour = [
         [i * scenes + k for k in range(scenes) if shown.in_colour[i * scenes + k]] for i in range(shown.world.people)

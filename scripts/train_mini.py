@@ -29,11 +29,11 @@ ON_CPU = {
     "localise": (3800, 32),
 }
 ON_GPU = ON_CPU | {
-    "autoencoder": (6000, 64),
-    "base": (7000, 384),
-    "generator": (4000, 64),
-    "extract": (600, 128),
-    "localise": (1800, 128),
+    "autoencoder": (4300, 64),
+    "base": (3000, 384),
+    "generator": (3000, 64),
+    "extract": (750, 128),
+    "localise": (2400, 128),
 }
 
 
@@ -52,10 +52,10 @@ def main() -> int:
     )
     parser.add_argument(
         "--only",
-        nargs="+",
+        nargs="*",
         choices=tuple(ON_CPU),
         default=None,
-        help="stages to train; the others' parts stay as they are",
+        help="stages to train, or none; the parts of the others stay as they are",
     )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every stage's steps, to try the recipe")

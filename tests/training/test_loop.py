@@ -48,6 +48,19 @@ def test_it_learns_and_records_its_curve(tmp_path, graphed):
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
+def test_batches_of_worker_processes_are_those_of_this_one(tmp_path):
+    found = [line(), line()]
+    for workers, module in zip((0, 2), found):
+        train(module, config(workers=workers), batch=batch, loss=loss, folder=tmp_path / str(workers))
+    assert torch.equal(found[0].weight, found[1].weight)
+
+    def missing(step: int) -> dict[str, torch.Tensor]:
+        raise PIDiffError("photo.png is gone: put it back.")
+
+    with pytest.raises(PIDiffError, match=r"^photo.png is gone: put it back.$"):
+        train(line(), config(workers=2), batch=missing, loss=loss, folder=tmp_path / "missing")
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     whole = line()
     train(whole, config(log_every=10), batch=batch, loss=loss, folder=tmp_path / "whole")
