@@ -75,7 +75,7 @@ def load_pickle(path: str | os.PathLike[str], *, only_shapes: bool = False) -> A
     return content
 
 
-def _on_the_cpu(storage: torch.UntypedStorage, _location: str) -> torch.UntypedStorage:
+def _on_the_cpu(storage: Any, _: str) -> Any:
     """Where torch puts each piece of a file; between two of them it is asked whether the user has cancelled."""
     check_interrupted()
     return storage
