@@ -1,13 +1,15 @@
 """PIDiff beside its relatives and without each of its parts, on the embedded model: a table and a plot.
 
 Every recipe of `drawn_world/comparison.py` is trained with each seed and measured on people that no network was trained
-on. Resumable: stop it and run the same command again. Checkpoints and figures are in DIR; docs/comparison.md and
-docs/comparison.svg are written at the end from all figures that are there. About five hours of two CPU cores.
+on. Resumable: stop it and run the same command again. Checkpoints are in DIR; figures are kept in docs/comparison.json,
+so that several machines and days can share the work, and docs/comparison.md and docs/comparison.svg are written from
+them after each training. About five hours of two CPU cores with AMX.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import sys
@@ -18,6 +20,7 @@ from typing import Any
 import environment
 
 ROOT = environment.ROOT
+FIGURES = "comparison.json"
 STRENGTHS = (0.6, 0.8, 1.0, 1.25)
 PROMPT = "a photo of a person in the forest wearing a red shirt"
 WANTED = {"place": "forest", "clothes": "red"}
@@ -50,27 +53,60 @@ def main() -> int:
     chosen = options.recipes or known
     if unknown := sorted(set(chosen) - set(known)):
         parser.error(f"unknown recipes {', '.join(unknown)}: expected some of {', '.join(known)}")
+    runs = stored(options)
     for seed in range(options.seeds):  # seed after seed: a stopped comparison has every recipe once
         for recipe in RECIPES:
-            if recipe.name in chosen:
-                compare(recipe, seed, options)
-    figures = {name: found for name in known if (found := stored(options.out, name))}
-    write_docs(figures, options)
-    print(table(figures))
+            if recipe.name in chosen and str(seed) not in runs.get(recipe.name, {}):
+                runs.setdefault(recipe.name, {})[str(seed)] = compare(recipe, seed, options)
+                keep(runs, options)
+    print(table(in_order(runs)))
     return 0
 
 
-def stored(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The figures of a recipe's finished trainings."""
-    files = sorted((folder / name.replace(" ", "-")).glob("seed-*/figures.json"))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What all figures of one comparison share."""
+    from pidiff_core.mini.bundle import BASE, WEIGHTS
+
+    return {
+        "base": hashlib.sha256((WEIGHTS / BASE).read_bytes()).hexdigest()[:16],
+        "steps": list(options.steps),
+        **{name: getattr(options, name) for name in ("people", "unseen", "sampling_steps")},
+    }
 
 
-def compare(recipe: Any, seed: int, options: argparse.Namespace) -> None:
-    """Train and measure one recipe with one seed, if its figures are not there yet."""
+def stored(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Recipe -> seed -> the figures of a finished training."""
+    path = options.docs / FIGURES
+    if not path.exists():
+        return {}
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    if kept["settings"] != settings(options):
+        raise SystemExit(
+            f"{path} has figures of other settings, {kept['settings']}: expected {settings(options)}. Move the file "
+            "away, or use --docs with another folder."
+        )
+    return kept["runs"]
+
+
+def in_order(runs: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Recipe -> figures of its seeds, in the order of the recipes."""
+    from drawn_world.comparison import RECIPES
+
+    return {recipe.name: list(runs[recipe.name].values()) for recipe in RECIPES if recipe.name in runs}
+
+
+def keep(runs: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """Write all figures, whole or not at all, and the table and the plot of them."""
+    options.docs.mkdir(parents=True, exist_ok=True)
+    part = options.docs / f".{FIGURES}.part"
+    part.write_text(json.dumps({"settings": settings(options), "runs": runs}, indent=1) + "\n", encoding="utf-8")
+    part.replace(options.docs / FIGURES)
+    write_docs(in_order(runs), options)
+
+
+def compare(recipe: Any, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure one recipe with one seed: its figures at every strength."""
     folder = options.out / recipe.name.replace(" ", "-") / f"seed-{seed}"
-    if (folder / "figures.json").exists():
-        return
     import torch
 
     from drawn_world.comparison import comparison_data, recipe_adapter, train_recipe
@@ -85,10 +121,7 @@ def compare(recipe: Any, seed: int, options: argparse.Namespace) -> None:
     adapter = recipe_adapter(base, data, recipe, seed=100 * seed + 8)
     train_recipe(base, data, adapter, folder, steps=tuple(options.steps), seed=seed)
     figures = measure(base, identity, adapter, recipe, options)
-    figures["parameters"] = sum(parameter.numel() for parameter in adapter.parameters())
-    part = folder / "figures.part"
-    part.write_text(json.dumps(figures), encoding="utf-8")
-    part.replace(folder / "figures.json")
+    return figures | {"parameters": sum(parameter.numel() for parameter in adapter.parameters())}
 
 
 def measure(base: Any, identity: Any, adapter: Any, recipe: Any, options: argparse.Namespace) -> dict[str, Any]:

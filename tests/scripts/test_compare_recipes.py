@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from xml.etree import ElementTree
@@ -48,3 +49,24 @@ def test_the_plot_is_a_picture_with_a_line_for_every_recipe(script):
     picture = ElementTree.fromstring(script.plot({"PIDiff": GOOD, "other": WEAK}))
     assert len(picture.findall("{*}polyline")) == 2
     assert len(picture.findall("{*}circle")) == 8
+
+
+def test_figures_are_kept_and_found_again(script, tmp_path):
+    options = argparse.Namespace(docs=tmp_path, steps=(5, 7), people=4000, unseen=50, sampling_steps=20)
+    assert script.stored(options) == {}
+    runs = {"W+ Adapter": {"0": WEAK[0]}, "PIDiff": {"0": GOOD[0], "1": GOOD[1]}}
+    script.keep(runs, options)
+    assert script.stored(options) == runs
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["comparison.json", "comparison.md", "comparison.svg"]
+    rows = [line for line in (tmp_path / "comparison.md").read_text(encoding="utf-8").splitlines() if "±" in line]
+    assert rows[0].startswith("| PIDiff |")
+    assert rows[0].endswith("| 2 |")
+    assert "12 steps of 32" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_figures_of_other_settings_are_not_mixed_in(script, tmp_path):
+    options = argparse.Namespace(docs=tmp_path, steps=(5, 7), people=4000, unseen=50, sampling_steps=20)
+    script.keep({"PIDiff": {"0": GOOD[0]}}, options)
+    options.steps = (5, 8)
+    with pytest.raises(SystemExit, match=r"'steps': \[5, 7\].*expected.*'steps': \[5, 8\]"):
+        script.stored(options)
