@@ -87,7 +87,9 @@ def run(
     reader = encoder_stage(pictures, painter, folder / "encoder", **length["encoder"], parts=parts)
     say("stage 5 of 8, detector: where is the drawn face")
     drawn = rendered(judge_world, folder / "data")
-    shown = reconstructed(drawn, autoencoder, folder / f"reconstructions-{made_of}.npy")
+    shown = drawn  # without steps, both stages only take their parts
+    if lengths["detector"].steps or lengths["judge"].steps:
+        shown = reconstructed(drawn, autoencoder, folder / f"reconstructions-{made_of}.npy")
     detector = detector_stage(drawn, shown, folder / "detector", **length["detector"], parts=parts)
     say("stage 6 of 8, judge: who is it")
     judge = judge_stage(shown, folder / "judge", **length["judge"], parts=parts)
