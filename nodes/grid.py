@@ -25,7 +25,7 @@ from .apply import ApplyIdentityAdapter, preset_input, strength_input
 from .host.direction_lists import NO_DIRECTION, direction_choices, is_none, offered_directions, offered_or_named
 from .host.edit_preview import studio_of
 from .host.folders import identities, list_pidiff_files
-from .host.inputs import check_latent, check_prompt, checked_inputs, numbers_in, ranges_of
+from .host.inputs import check_prompt, checked_inputs, checked_samples, numbers_in, ranges_of
 from .host.node_report import report
 from .host.progress import progress_bar
 from .host.wire_types import PidiffModel, PidiffWPlus, fraction, schema, slider
@@ -376,8 +376,7 @@ class _Drawing:
 
 def _latent(model: Any, latent: dict[str, Any]) -> torch.Tensor:
     """The samples (1, C, H, W) of the LATENT."""
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-    check_latent(model, samples, name="the latent")
+    samples = checked_samples(model, latent, name="the latent")
     if len(samples) != 1:
         raise PIDiffError(
             f"latent_image has {len(samples)} pictures, but a cell of the grid shows one. Set batch_size to 1."

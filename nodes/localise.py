@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.sample
 import latent_preview
 from comfy_api.latest import io
 
 from ..pidiff_core.adapter.overlay import heat, overlay, resize_maps
 from ..pidiff_core.errors import PIDiffError
 from ..pidiff_core.images import check_image_bhwc
-from .host.inputs import check_latent, check_prompt, checked_inputs
+from .host.inputs import check_prompt, checked_inputs, checked_samples
 from .host.node_report import report
 from .host.wire_types import schema
 from .unet.apply import run_state_of
@@ -93,8 +92,7 @@ class Localise(io.ComfyNode):
                 f"Person {person} was asked for, but this model has {len(state.in_row)}, counted from 0 along the "
                 "chain of Apply Identity Adapter nodes. Choose one of them, or -1 for all."
             )
-        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-        check_latent(model, samples, name="the latent")
+        samples = checked_samples(model, latent, name="the latent")
         image = None if image is None else check_image_bhwc(image, name="image")
         if image is not None and len(image) != len(samples):
             raise PIDiffError(

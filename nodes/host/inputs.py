@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
+import comfy.sample
 import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -23,6 +24,7 @@ from ...pidiff_core.model import PIDiffModel
 from ...pidiff_core.shapes import check_number, check_shape
 from ...pidiff_core.wplus.codes import WPlus
 
+_MOST_PLACES = 10_000  # the host draws the noise of every place before the one that is asked for
 Ranges = dict[str, tuple[float, float, bool]]
 Check = Callable[[Any], Any]
 
@@ -34,14 +36,26 @@ def checked_inputs(execute: Callable[..., Any]) -> Callable[..., Any]:
     checked first.
     """
     signature = inspect.signature(execute)
-    known: list[dict[str, Check]] = []  # empty until the first call; the host makes a new class for every run
+    # Empty until the first call; the host makes a new class for every run.
+    known: list[tuple[dict[str, Check], list[str]]] = []
 
     @functools.wraps(execute)
     def checked(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)
         if not known:
-            known.append(_checks_of(given.arguments["cls"]))
-        for name, check in known[0].items():
+            node = given.arguments["cls"]
+            numbers = ranges_of(node)  # None is no number
+            defaults = [
+                name
+                for name, one in signature.parameters.items()
+                if one.default is not one.empty and name not in numbers
+            ]
+            known.append((_checks_of(node), defaults))
+        checks, defaults = known[0]
+        for name in defaults:
+            if given.arguments.get(name, given) is None:  # a wire without a value, as if nothing were connected
+                del given.arguments[name]
+        for name, check in checks.items():
             if name in given.arguments:
                 given.arguments[name] = check(given.arguments[name])
         return execute(*given.args, **given.kwargs)
@@ -127,11 +141,13 @@ def check_prompt(model: ModelPatcher, conditioning: Any, *, name: str) -> None:
             )
 
 
-def check_latent(model: ModelPatcher, samples: torch.Tensor, *, name: str) -> None:
-    """Raise a PIDiffError if a latent is not (B, C, H, W) with the channels of this model, or is empty.
+def checked_samples(model: ModelPatcher, latent: dict[str, Any], *, name: str) -> torch.Tensor:
+    """The samples (B, C, H, W) of a LATENT as this model takes them; ComfyUI adapts the channels of an empty one.
 
-    Call it after ComfyUI's `fix_empty_latent_channels`, which adapts latents of zeros.
+    Raises:
+        PIDiffError: samples of another shape or not finite, or a batch_index or noise_mask that no sampler can use.
     """
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     sizes = check_shape(samples, "B C H W", name=name)
     channels = model.model.latent_format.latent_channels
     if sizes["C"] != channels or samples.numel() == 0:
@@ -139,11 +155,39 @@ def check_latent(model: ModelPatcher, samples: torch.Tensor, *, name: str) -> No
             f"{name} has the shape {tuple(samples.shape)}, but this model takes "
             f"(B, {channels}, H, W). Use a latent of the same base model, that is not empty."
         )
+    if not samples.isfinite().all():
+        raise PIDiffError(f"{name} holds numbers that are not finite. Use the latent of a picture that was decoded.")
+    numbers = latent.get("batch_index")
+    if numbers is not None and not _are_places(numbers, count=len(samples)):
+        raise PIDiffError(
+            f"batch_index of {name} should be {len(samples)} whole numbers from 0 to {_MOST_PLACES}, one for each "
+            f"picture, but it is {_described(numbers)}. Connect a latent of Empty Latent Image or Latent From Batch."
+        )
+    mask = latent.get("noise_mask")
+    if mask is not None and not (_is_mask(mask) and mask.isfinite().all()):
+        raise PIDiffError(
+            f"noise_mask of {name} should be a MASK (B, H, W) of finite numbers, but it is {_described(mask)}. Set it "
+            "with Set Latent Noise Mask."
+        )
+    return samples
+
+
+def _are_places(numbers: Any, *, count: int) -> bool:
+    return (
+        isinstance(numbers, (list, tuple))
+        and len(numbers) == count
+        and all(type(number) is int and 0 <= number <= _MOST_PLACES for number in numbers)
+    )
+
+
+def _is_mask(value: Any) -> bool:
+    return _is_data(value) and 2 <= value.ndim <= 4 and not value.is_complex()
 
 
 def _is_vae(value: Any) -> bool:
-    """Other packs have classes of their own for it, with the same methods."""
-    return hasattr(value, "encode") and hasattr(value, "decode") and not isinstance(value, str)
+    """Other packs have classes of their own for it, with the same methods; a CLIP has them too."""
+    has_both = hasattr(value, "encode") and hasattr(value, "decode")
+    return has_both and not isinstance(value, str) and not hasattr(value, "tokenize")
 
 
 # By the type of a wire: what is expected, in words, and whether a value is that.
@@ -152,7 +196,7 @@ _WIRES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "STRING": ("a text", lambda value: isinstance(value, str)),
     "BOOLEAN": ("true or false", lambda value: isinstance(value, (bool, int, np.bool_))),
     "IMAGE": ("an IMAGE (B, H, W, C)", lambda value: _is_data(value) and value.ndim == 4),
-    "MASK": ("a MASK (B, H, W)", lambda value: _is_data(value) and 2 <= value.ndim <= 4 and not value.is_complex()),
+    "MASK": ("a MASK (B, H, W)", _is_mask),
     "LATENT": ("a LATENT (B, C, H, W) that is not empty", _is_latent),
     "CONDITIONING": ("a CONDITIONING with at least one prompt", _is_conditioning),
     "MODEL": ("a MODEL", lambda value: isinstance(value, ModelPatcher)),

@@ -108,6 +108,7 @@ def landmarks_in_crop(size_px: int) -> Tensor:
     return torch.tensor(_IN_CROP) * size_px - 0.5
 
 
+_MOST_NUMBERS = 1_000_000  # of all faces of a batch: a picture on the wire has more
 _MOST_OF_FRACTIONS = 2.0  # points that span less are fractions of the picture: no face is so small
 # Where the objects of other tools keep a face's points, the best ones first.
 _POINTS_OF_A_FACE = ("landmarks_xy", "landmark_2d_106", "landmarks", "keypoints", "kps")
@@ -138,7 +139,7 @@ def read_landmarks(value: Any, *, count: int, size: tuple[int, int]) -> list[Lan
         return [None] * count
     try:
         if not isinstance(value, str):
-            photos = _photos_of(value, count=count)
+            photos = _photos_of(_plain(value), count=count)
         elif (whole := _json(value)) is not None:
             photos = _photos_of(whole, count=count)
         else:
@@ -146,7 +147,13 @@ def read_landmarks(value: Any, *, count: int, size: tuple[int, int]) -> list[Lan
         return [_landmark_input(faces, size=size) for faces in photos]
     except PIDiffError:
         raise
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:  # a number for a list, a word for a number
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # a number for a list, a word for a number
         raise PIDiffError(f"Unrecognised landmark format ({first_line(error)}). {_HOW}") from error
 
 
@@ -180,6 +187,21 @@ class _Face:
     in_pixels: bool = False  # never fractions
 
 
+def _plain(value: Any) -> Any:
+    """Tensors and arrays of points as nested lists, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if not isinstance(value, np.ndarray | Tensor):
+        return value
+    if math.prod(value.shape) > _MOST_NUMBERS:
+        raise PIDiffError(f"The landmarks have the shape {tuple(value.shape)}: more numbers than faces have. {_HOW}")
+    if isinstance(value, Tensor) and (value.layout is not torch.strided or value.is_meta or value.is_quantized):
+        raise PIDiffError(f"The landmarks are a {value.layout} tensor of {value.dtype} without points. {_HOW}")
+    return value.tolist()
+
+
 def _json(text: str) -> Any:
     """The JSON value of a text; None for other text, and for brackets around plain numbers."""
     if not text.lstrip().startswith(("[", "{")):
@@ -209,7 +231,7 @@ def _photos_of(value: Any, *, count: int) -> list[list[_Face]]:
         height, width = value.get("image_size") or (None, None)
         canvas = (float(width), float(height)) if height and width else None
         photos = [[_face(face, canvas) for face in frame] for frame in value["frames"]]
-    elif _is_list(value) and value and all(isinstance(entry, Mapping) and "people" in entry for entry in value):
+    elif isinstance(value, list) and value and all(isinstance(entry, Mapping) and "people" in entry for entry in value):
         photos = [_faces_of(entry) for entry in value]
     else:
         photos = [_faces_of(value)]
@@ -231,7 +253,7 @@ def _faces_of(value: Any) -> list[_Face]:
             flat = [person.get("face_keypoints_2d") for person in value["people"] if isinstance(person, Mapping)]
             return [_face(_triples(keypoints), canvas) for keypoints in flat if keypoints]
         return _faces_of(value["faces"]) if "faces" in value else [_face(value, None)]
-    are_objects = _is_list(value) and len(value) > 0 and isinstance(value[0], Mapping) and "x" not in value[0]
+    are_objects = isinstance(value, list) and value and isinstance(value[0], Mapping) and "x" not in value[0]
     if are_objects or _depth(value) == 3:
         return [_face(entry, None) for entry in value]
     return [_face(value, None)]
@@ -239,14 +261,18 @@ def _faces_of(value: Any) -> list[_Face]:
 
 def _triples(keypoints: Any) -> Any:
     """OpenPose's flat list of x, y, confidence as (N, 3); any other value as it is."""
-    return [keypoints[start : start + 3] for start in range(0, len(keypoints), 3)] if _is_list(keypoints) else keypoints
+    return (
+        [keypoints[start : start + 3] for start in range(0, len(keypoints), 3)]
+        if isinstance(keypoints, list)
+        else keypoints
+    )
 
 
 def _face(value: Any, canvas: tuple[float, float] | None) -> _Face:
     """One face: a list of points [x, y], [x, y, confidence] or {"x", "y"}, or an object that has one."""
     if isinstance(value, Mapping):
         value = next((value[key] for key in _POINTS_OF_A_FACE if value.get(key) is not None), None)
-    if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
         value = [[point.get("x"), point.get("y")] for point in value]
     try:
         numbers = np.asarray(value, dtype=np.float32)
@@ -293,12 +319,8 @@ def _landmark_input(faces: list[_Face], *, size: tuple[int, int]) -> LandmarkInp
     return LandmarkInput(tuple(found))
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray | Tensor) and value.ndim > 0)
-
-
 def _depth(value: Any) -> int:
     depth = 0
-    while _is_list(value):
+    while isinstance(value, list):
         depth, value = depth + 1, value[0] if len(value) else None
     return depth

@@ -178,3 +178,30 @@ def test_the_host_s_landmarks_may_be_of_another_size_and_hold_no_face():
 def test_what_is_no_face_is_refused(value, message):
     with pytest.raises(PIDiffError, match=message):
         read_landmarks(value, count=1, size=SIZE)
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray, torch.as_tensor])
+def test_points_of_a_tensor_or_an_array_are_read_as_those_of_a_list(kind):
+    one = kind(FIVE.tolist())
+    (read,) = read_landmarks(one, count=1, size=(120, 160))
+    torch.testing.assert_close(read.faces[0].landmarks, FIVE)
+    both = read_landmarks(kind([FIVE.tolist(), (FIVE + 5).tolist()]), count=2, size=(120, 160))
+    torch.testing.assert_close(torch.stack([one.faces[0].landmarks for one in both]), torch.stack([FIVE, FIVE + 5]))
+    (nested,) = read_landmarks({"faces": [one]}, count=1, size=(120, 160))
+    torch.testing.assert_close(nested.faces[0].landmarks, FIVE)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.rand(1, 512, 512), "not the points of a face|Unrecognised|shape"),
+        (torch.rand(1, 1024, 1024, 3), r"shape \(1, 1024, 1024, 3\): more numbers than faces have"),
+        (torch.rand(5, 2, device="meta"), "without points"),
+        (torch.rand(5, 2).to_sparse(), "without points"),
+        (torch.tensor(1.0), "not the points|Unrecognised"),
+        ([torch.full((5, 2), float("nan"))], "not finite"),
+    ],
+)
+def test_a_tensor_without_points_is_refused(value, message):
+    with pytest.raises(PIDiffError, match=message):
+        read_landmarks(value, count=1, size=(120, 160))

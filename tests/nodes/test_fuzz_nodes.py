@@ -143,3 +143,48 @@ def test_a_picture_one_pixel_wide_is_shown(caller):
 
 def _names(node):
     return {declared.id for declared in node.GET_SCHEMA().inputs}
+
+
+FULL = torch.full((2, 4, 16, 16), 0.5)
+
+
+@pytest.mark.parametrize(("name", "wire"), [("PIDiffLocalise", "latent"), ("PIDiffGrid", "latent_image")])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"samples": FULL * float("inf")}, "not finite"),
+        ({"samples": FULL * float("nan")}, "not finite"),
+        ({"batch_index": "0, 1"}, r"batch_index of the latent should be \d+ whole numbers"),
+        ({"batch_index": [0, "1"]}, "batch_index of the latent"),
+        ({"batch_index": [0] * 7}, "batch_index of the latent"),
+        ({"batch_index": [0, 10**9]}, "batch_index of the latent"),
+        ({"noise_mask": torch.ones(1, 8, 8).to(torch.float8_e4m3fn)}, "noise_mask of the latent"),
+        ({"noise_mask": torch.full((1, 8, 8), float("nan"))}, "noise_mask of the latent"),
+    ],
+)
+def test_a_latent_that_no_sampler_can_use_is_refused(caller, pack, name, wire, wrong, message):
+    call = fuzz_nodes.valid_call(name, random.Random(0), caller)
+    model = caller.good["MODEL"][0]
+    channels = model.model.latent_format.latent_channels
+    latent = {"samples": FULL, **wrong}
+    latent["samples"] = latent["samples"].repeat(1, channels // 4, 1, 1)
+    call.inputs |= {wire: latent, "model": model, "wplus": caller.good["PIDIFF_WPLUS"][0]}
+    call.inputs = {key: value for key, value in call.inputs.items() if key in _names(caller.nodes[name])}
+    with pytest.raises(pack.load("pidiff_core.errors").PIDiffError, match=message):
+        caller.nodes[name].execute(**call.inputs)
+
+
+def test_a_clip_is_no_vae(caller, pack):
+    """It has the methods encode and decode too."""
+    call = fuzz_nodes.valid_call("PIDiffTuneIdentity", random.Random(0), caller)
+    with pytest.raises(pack.load("pidiff_core.errors").PIDiffError, match=r"^vae should be a VAE, but it is a CLIP"):
+        caller.nodes["PIDiffTuneIdentity"].execute(**call.inputs | {"vae": caller.good["CLIP"][0]})
+
+
+def test_an_optional_wire_without_a_value_is_as_if_nothing_were_connected(caller):
+    call = fuzz_nodes.valid_call("PIDiffMeanCodes", random.Random(0), caller)
+    codes = caller.good["PIDIFF_WPLUS"][0]
+    inputs = {key: codes if key.startswith("wplus") else value for key, value in call.inputs.items()} | {"weights": ""}
+    node = caller.nodes["PIDiffMeanCodes"]
+    expected, found = (node.execute(**inputs | {"weights": given}).result[0].codes for given in ("", None))
+    assert torch.equal(expected, found)
