@@ -68,11 +68,12 @@ class Trackers:
 
     def images(self, name: str, images_bhwc: Tensor, *, step: int) -> None:
         """Log pictures (B, H, W, 3) in [0, 1]."""
+        pictures = (images_bhwc.float().cpu() * 255).round().clamp(0, 255).byte().numpy()  # wandb draws [0, 1] as black
         for tracker in self._trackers:
             if tracker.name == "wandb":
-                tracker.log_images({name: list(images_bhwc.numpy())}, step=step)
+                tracker.log_images({name: list(pictures)}, step=step)
             else:
-                tracker.log_images({name: images_bhwc.numpy()}, step=step, dataformats="NHWC")
+                tracker.log_images({name: pictures}, step=step, dataformats="NHWC")
 
     def close(self) -> None:
         """Write what is still buffered."""
