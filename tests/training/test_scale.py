@@ -103,16 +103,20 @@ def test_ctrl_c_leaves_a_checkpoint(undisturbed, tmp_path):
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("optimiser", ["adafactor", "prodigy", "schedule-free"])
-def test_other_optimisers_resume_bit_by_bit(tmp_path, optimiser):
-    package = {"adafactor": "transformers", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}[optimiser]
+@pytest.mark.parametrize(
+    ("optimiser", "processes"),
+    [("adamw", 2), ("adamw8bit", 1), ("adafactor", 1), ("prodigy", 1), ("schedule-free", 1)],
+)
+def test_optimisers_and_processes_resume_bit_by_bit(tmp_path, optimiser, processes):
+    packages = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule-free": "schedulefree"}
+    package = packages.get(optimiser, "torch")
     pytest.importorskip(package, reason=f"the optimiser's package {package} is optional")
     arguments = ("--optimiser", optimiser, "--every", "5")
-    run(tmp_path, *arguments, steps=8)
+    run(tmp_path, *arguments, processes=processes, steps=8)
     whole = torch.load(tmp_path / "final.pt", weights_only=True)
     for name in ("final.pt", "state.pt"):  # as if the run had been killed after its first checkpoint
         (tmp_path / name).unlink()
     assert torch.load(tmp_path / "previous_state.pt", weights_only=True)["step"] == 5
-    run(tmp_path, *arguments, steps=8)
+    run(tmp_path, *arguments, processes=processes, steps=8)
     parts = torch.load(tmp_path / "final.pt", weights_only=True)
     assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
