@@ -99,6 +99,10 @@ class RunOptions:
     """Less memory, about a third more time."""
     sharding: str = "none"
     """none = each process has everything (DDP); fsdp2 = weights and optimiser state shared out over the processes."""
+    workers: int = 0
+    """Processes beside each training process that make its next batches; 0 = it makes each one when it is due."""
+    graphed: bool = False
+    """CUDA graphs on one GPU: faster if the base is small. All batches must have the same shapes."""
     checkpoint_every: int = 500
     """Steps between checkpoints and sample grids."""
     validate_every: int = 500
@@ -112,6 +116,13 @@ class RunOptions:
         for name, known in (("precision", PRECISIONS), ("sharding", SHARDINGS)):
             if getattr(self, name) not in known:
                 raise PIDiffError(f"run.{name} is '{getattr(self, name)}': expected one of {', '.join(known)}.")
+        if self.workers < 0:
+            raise PIDiffError(f"run.workers is {self.workers}: expected at least 0.")
+        if self.graphed and self.gradient_checkpointing:
+            raise PIDiffError(
+                "run.graphed and run.gradient_checkpointing are both true: CUDA graphs cannot compute a part again. "
+                "Set one of them to false."
+            )
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,24 @@ class Config:
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
     person: PersonOptions = field(default_factory=PersonOptions)
 
+    def __post_init__(self) -> None:
+        if not self.run.graphed:
+            return
+        for stage in ("extract", "localise"):
+            options: StageOptions = getattr(self, stage)
+            if options.accumulation > 1:
+                raise PIDiffError(
+                    f"run.graphed is true and {stage}.accumulation is {options.accumulation}: CUDA graphs cannot add "
+                    f"up the gradients of micro-batches. Set {stage}.accumulation to 1, or run.graphed to false."
+                )
+        rows = self.strategy.extra_fraction * self.localise.batch_size
+        if rows != round(rows):
+            raise PIDiffError(
+                f"run.graphed is true, but strategy.extra_fraction {self.strategy.extra_fraction:g} of a batch of "
+                f"{self.localise.batch_size} is {rows:g} samples: CUDA graphs need the same number in every step. "
+                "Choose a localise.batch_size for which it is a whole number, or set run.graphed to false."
+            )
+
     def loop(self, stage: str) -> LoopConfig:
         """How the loop trains a stage."""
         options: StageOptions = getattr(self, stage)
@@ -169,6 +198,8 @@ class Config:
             log_every=self.run.log_every,
             precision=self.run.precision,
             sharding=self.run.sharding,
+            workers=self.run.workers,
+            graphed=self.run.graphed,
             seed=self.run.seed + (stage == "localise"),
             compiled=False,
         )

@@ -11,6 +11,18 @@ from typing import IO
 from ..errors import PIDiffError
 
 LOCK_FILE = ".pidiff.lock"
+_held: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    """In a forked process: a lock belongs to the open file, and would outlive its run as long as a copy is open."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -43,7 +55,11 @@ def folder_lock(folder: str | os.PathLike[str], *, what: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"pidiff {what}, process {os.getpid()}")
         file.flush()
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
 
 
 def _lock(file: IO[str]) -> bool:

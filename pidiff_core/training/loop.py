@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,9 +65,38 @@ class LoopConfig:
             raise PIDiffError(f"The precision is '{self.precision}': expected one of {', '.join(PRECISIONS)}.")
         if self.sharding not in SHARDINGS:
             raise PIDiffError(f"The sharding is '{self.sharding}': expected one of {', '.join(SHARDINGS)}.")
-        for name in ("accumulation", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise PIDiffError(f"{name} is {getattr(self, name)}: expected at least 1.")
+        for name, least in (("accumulation", 1), ("checkpoint_every", 1), ("log_every", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise PIDiffError(f"{name} is {getattr(self, name)}: expected at least {least}.")
+        if self.graphed and self.accumulation > 1:
+            # The backward graph writes each micro-batch's gradients to the same memory, which .grad shares.
+            raise PIDiffError(
+                f"graphed is true and accumulation is {self.accumulation}: CUDA graphs cannot add up the gradients of "
+                "micro-batches. Set accumulation to 1, or graphed to false."
+            )
+
+    def uses_graphs(self, device: torch.device, *, processes: int) -> bool:
+        """Whether the loss runs as CUDA graphs there."""
+        return self.graphed and device.type == "cuda" and processes == 1
+
+    def uses_workers(self) -> int:
+        """How many processes make batches beside a training process on this machine."""
+        return self.workers if "fork" in get_all_start_methods() else 0
+
+    def notes(self, device: torch.device, *, processes: int) -> list[str]:
+        """Settings that are not followed there. The result is the same without them, only speed or memory differ."""
+        found = []
+        if self.graphed and not self.uses_graphs(device, processes=processes):
+            why = "there is no CUDA GPU" if device.type != "cuda" else f"there are {processes} processes"
+            found.append(f"graphed = true is not followed because {why}: training runs without CUDA graphs")
+        if self.workers > self.uses_workers():
+            found.append(
+                f"workers = {self.workers} is not followed because this operating system cannot fork processes: the "
+                "training process makes its batches itself"
+            )
+        if self.sharding != "none" and processes == 1:
+            found.append(f"sharding = {self.sharding} is not followed because there is one process: start torchrun")
+        return found
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, as a factor of `learning_rate`."""
@@ -154,7 +184,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     module.to(device)
     sharded = config.sharding == "fsdp2" and processes > 1
-    graphed = config.graphed and device.type == "cuda" and processes == 1
+    graphed = config.uses_graphs(device, processes=processes)
     objective: nn.Module = _Objective(module, torch.compile(loss) if config.compiled and not graphed else loss)
     if sharded:
         _shard(objective, frozen, device=device, processes=processes)
@@ -203,7 +233,7 @@ def train(
         for step in range(start, config.steps)
         for index in range(shares)
     ]
-    batches = made_ahead(batch, asked, workers=config.workers)
+    batches = made_ahead(batch, asked, workers=config.uses_workers())
     module.train()
     if graphed and asked:
         # A small network's kernels take less time than their launches one by one.

@@ -58,6 +58,9 @@ def run_training(config: Config, *, say: Callable[[str], None] = print) -> Path 
         data = PreparedData.open(config.data.prepared, base=base)
         training, held_out = data.split(config.data.held_out) if config.data.held_out else (data, None)
         tell(f"data: {len(training)} photos of {training.num_people} people, {config.data.held_out} held out")
+        check_data(config, training)
+        for note in config.loop("localise").notes(process.device, processes=process.num_processes):
+            tell(f"run.{note}")
         adapter = start_adapter(config, base, training)
         if main:
             (folder / "config.toml").write_text(dump(config), encoding="utf-8")
@@ -114,6 +117,17 @@ def check(config: Config, *, processes: int = 1) -> None:
             )
 
 
+def check_data(config: Config, data: PreparedData) -> None:
+    """PIDiffError for settings that these photos do not fit."""
+    if config.run.graphed and config.localise.steps and len(data.buckets) > 1:
+        sizes = ", ".join(f"{w}x{h}" for h, w in sorted(data.buckets))
+        raise PIDiffError(
+            f"run.graphed is true, but the photos are prepared in {len(data.buckets)} sizes ({sizes}): CUDA graphs "
+            f"need one. Prepare them with --prepare.bucket_step_px {data.resolution} into another folder, or set "
+            "run.graphed to false."
+        )
+
+
 def open_base(config: Config, device: torch.device) -> Base:
     """The base of a configuration, its weights in what the device computes fast."""
     bf16 = device.type == "cuda" and choose_precision(config.run.precision, device) == "bf16"
@@ -140,7 +154,10 @@ def describe_training(config: Config) -> str:
     base = open_base(config, device)
     data = PreparedData.open(config.data.prepared, base=base)
     training, held_out = data.split(config.data.held_out) if config.data.held_out else (data, None)
+    check_data(config, training)
     adapter = start_adapter(config, base, training)
+    loop = config.loop("localise")
+    graphs = "CUDA graphs; the times below are without" if loop.uses_graphs(device, processes=1) else "no"
     weights = sum(parameter.numel() for parameter in base.unet.parameters())
     trained = sum(parameter.numel() for parameter in adapter.parameters())
     buckets = ", ".join(f"{w}x{h}: {count}" for (h, w), count in sorted(training.buckets.items()))
@@ -150,6 +167,8 @@ def describe_training(config: Config) -> str:
         f"buckets   {buckets}",
         f"adapter   {trained / 1e6:.1f} M weights, {len(adapter.config.sites)} sites, {config.optimiser.name}",
         f"precision {choose_precision(config.run.precision, device)} on {device.type}",
+        f"batches   made by {loop.uses_workers() or 'no'} further processes",
+        f"graphs    {graphs}",
         f"folder    {config.run.folder}",
     ]
     total = 0.0
@@ -164,7 +183,8 @@ def describe_training(config: Config) -> str:
             f"{stage:9} {options.steps} steps of {options.batch_size} samples (each photo {seen:.1f} times), "
             f"{seconds:.2f} s a step, peak memory {peak / 2**30:.1f} GiB, {_hours(seconds * options.steps)}"
         )
-    return "\n".join([*lines, f"in all    {_hours(total)}, on one process"])
+    notes = (f"note      run.{note}" for note in loop.notes(device, processes=1))
+    return "\n".join([*lines, f"in all    {_hours(total)}, on one process", *notes])
 
 
 def _measured(

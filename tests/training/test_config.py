@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 pytest.importorskip("accelerate", reason="training is the optional extra `train`")
 
@@ -10,8 +13,10 @@ from pidiff_core.errors import PIDiffError
 from pidiff_core.training.cli import main
 from pidiff_core.training.config import Config
 from pidiff_core.training.config_file import dump, load_config, preset_names
+from pidiff_core.training.data.buckets import bucket_sizes
 from pidiff_core.training.folder_lock import folder_lock
-from pidiff_core.training.trainer import check
+from pidiff_core.training.loop import LoopConfig
+from pidiff_core.training.trainer import check, check_data
 
 
 def test_later_layers_win(tmp_path):
@@ -47,6 +52,8 @@ def test_every_preset_is_whole_and_comes_back_from_its_dump(name, tmp_path):
         ("optimiser.name", "adam", "expected one of adamw"),
         ("run.precision", "fp16", "expected one of auto, bf16, fp32"),
         ("run.sharding", "zero", "expected one of none, fsdp2"),
+        ("run.workers", "-1", r"run\.workers is -1: expected at least 0"),
+        ("run.workers", "auto", "expected a whole number"),
         ("extract.batch_size", "0", "expected at least 1"),
         ("localise.accumulation", "3", "cannot be split into 3"),
         ("strategy.drop_text", "2", "between 0 and 1"),
@@ -55,6 +62,47 @@ def test_every_preset_is_whole_and_comes_back_from_its_dump(name, tmp_path):
 def test_exception_for_what_is_wrong(key, value, match):
     with pytest.raises(PIDiffError, match=match):
         load_config(overrides=[(key, value)])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        ([("localise.accumulation", "2")], r"localise\.accumulation is 2: CUDA graphs cannot add up"),
+        ([("extract.accumulation", "2")], r"extract\.accumulation is 2"),
+        ([("run.gradient_checkpointing", "true")], "cannot compute a part again"),
+        ([("strategy.extra_fraction", "0.3")], r"0\.3 of a batch of 8 is 2\.4 samples.*the same number in every step"),
+    ],
+)
+def test_exception_for_what_cuda_graphs_cannot_do(overrides, match):
+    """On every machine, because the settings contradict each other whether there is a GPU or not."""
+    with pytest.raises(PIDiffError, match=match):
+        load_config(overrides=[("run.graphed", "true"), *overrides])
+    assert not load_config(overrides=overrides).loop("localise").graphed
+    assert load_config(overrides=[("run.graphed", "true"), ("run.workers", "3")]).loop("extract").workers == 3
+
+
+def test_exception_for_cuda_graphs_of_several_sizes():
+    config = load_config(overrides=[("run.graphed", "true")])
+    photos = SimpleNamespace(buckets={(512, 512): 7, (448, 576): 2}, resolution=512)
+    with pytest.raises(PIDiffError, match=r"2 sizes \(576x448, 512x512\).*--prepare\.bucket_step_px 512"):
+        check_data(config, photos)
+    check_data(Config(), photos)
+    assert bucket_sizes(512, step_px=512) == [(512, 512)], "what the message says to do"
+
+
+def test_settings_that_a_machine_cannot_follow_are_named(monkeypatch):
+    config = LoopConfig(steps=1, graphed=True, workers=2, sharding="fsdp2")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    one_on_cpu = config.notes(cpu, processes=1)
+    assert [note.split(" = ")[0] for note in one_on_cpu] == ["graphed", "sharding"]
+    assert "no CUDA GPU" in one_on_cpu[0]
+    (note,) = config.notes(gpu, processes=2)
+    assert "there are 2 processes" in note
+    assert config.uses_graphs(gpu, processes=1)
+    monkeypatch.setattr("pidiff_core.training.loop.get_all_start_methods", lambda: ["spawn"])
+    assert config.uses_workers() == 0
+    assert "workers = 2 is not followed" in config.notes(gpu, processes=2)[1]
+    assert LoopConfig(steps=1).notes(cpu, processes=1) == []
 
 
 def test_exception_for_files_that_are_not_configurations(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -44,6 +46,20 @@ def test_a_killed_run_leaves_the_folder_free(tmp_path, holder):
     holder.wait()
     with folder_lock(tmp_path, what="train"):
         assert "pidiff train" in (tmp_path / LOCK_FILE).read_text()
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+def test_a_process_that_a_run_has_forked_does_not_keep_the_folder(tmp_path):
+    """As those that make batches, which end a few seconds after a run that was killed."""
+    with folder_lock(tmp_path, what="train"):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        with pytest.raises(PIDiffError, match="Another run works in"), folder_lock(tmp_path, what="train"):
+            pass
+    with folder_lock(tmp_path, what="train"):
+        assert child.is_alive()
+    child.kill()
+    child.join()
 
 
 def test_runs_one_after_the_other(tmp_path):
