@@ -7,6 +7,7 @@ bundle replaces them.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -33,6 +34,16 @@ def keep_part(name: str, module: nn.Module, *, notes: dict[str, str], folder: Pa
     """Write a network's weights in fp16. notes: facts about the training, for people."""
     path = folder / f"{name}.safetensors"
     write_container(path, stored(module.state_dict()), kind=_KIND, config={"notes": notes})
+
+
+def notes_of(folder: Path | None) -> dict[str, str]:
+    """The facts about the training of each part, as JSON."""
+    if folder is None:
+        return {}
+    return {
+        path.stem: json.dumps(read_container(path, kind=_KIND)[1]["notes"])
+        for path in sorted(folder.glob("*.safetensors"))
+    }
 
 
 def take_part(name: str, module: nn.Module, *, folder: Path | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pidiff_core.model import PIDiffModel
 
 from .bundle import fitted_latent_rgb, save_base, save_identity, save_judge
 from .data import rendered
-from .parts import take_part, version_of
+from .parts import notes_of, take_part, version_of
 from .portraits import SPACE, edit_directions
 from .train import (
     JUDGE_WORLD,
@@ -42,7 +43,7 @@ def run(
     target: Path,
     *,
     lengths: Mapping[str, Length],
-    notes: Mapping[str, str],
+    notes: dict[str, str],
     people: int | None = None,
     compiled: bool = True,
     parts: Path | None = None,
@@ -59,6 +60,7 @@ def run(
         compiled: torch.compile the two long stages (worth it from a few hundred steps on).
         parts: a folder of networks to continue from (`parts.py`).
     """
+    notes = notes | {"parts": json.dumps(notes_of(parts))}
     length = {stage: {"steps": each.steps, "batch_size": each.batch} for stage, each in lengths.items()}
     world = WORLD if people is None else replace(WORLD, people=people)
     judge_world = JUDGE_WORLD if people is None else replace(JUDGE_WORLD, people=people)

@@ -41,7 +41,12 @@ _PHRASES_SHARE = 0.85  # of the captions; the others are read word by word
 
 def _config(steps: int, *, checkpoint_every: int = 200, compiled: bool = False, **options: Any) -> LoopConfig:
     return LoopConfig(
-        steps=steps, checkpoint_every=checkpoint_every * PACE, compiled=compiled, workers=WORKERS, **options
+        steps=steps,
+        checkpoint_every=checkpoint_every * PACE,
+        compiled=compiled,
+        workers=WORKERS,
+        precision="auto",
+        **options,
     )
 
 
@@ -307,12 +312,26 @@ def detector_stage(
             patch = images[row : row + 1, :, y : y + 40, x : x + 40]
             images[row : row + 1] = F.interpolate(patch, (PICTURE_PX, PICTURE_PX), mode="bilinear")
             present[row] = 0
-        small = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
-        return {"images": small, "points": points, "present": present}
+        small, points = zip(*[_farther_away(image, five, rng) for image, five in zip(images, points)])
+        return {"images": torch.cat(small), "points": torch.stack(points), "present": present}
 
     config = _config(steps, seed=6, learning_rate=3e-3, ema_decay=0.995)
     train(module, config, batch=batch, loss=detection_loss, folder=folder)
     return module
+
+
+def _farther_away(image: Tensor, points: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """(3, 128, 128) -> (1, 3, 64, 64), half of them with a border, down to half their size, as wide pictures come.
+
+    points (5, 2), in parts of the side, before and after.
+    """
+    border = int(rng.integers(0, PICTURE_PX)) if rng.random() < 0.5 else 0
+    left, top = (int(part) for part in rng.integers(0, border + 1, 2))
+    pads = (left, border - left, top, border - top)
+    is_plain = rng.random() < 0.5  # `DrawnFaceDetector.detect` adds grey; else the picture's edge goes on
+    wide = F.pad(image[None], pads, value=0.0) if is_plain else F.pad(image[None], pads, mode="replicate")
+    small = F.interpolate(wide, (64, 64), mode="bilinear", antialias=True)
+    return small, (points * PICTURE_PX + torch.tensor([left, top])) / (PICTURE_PX + border)
 
 
 def judge_stage(

@@ -220,6 +220,7 @@ def _stage(
             checkpoint_every=200 * PACE,
             compiled=False,
             graphed=True,
+            precision="auto",
             workers=4 * WORKERS,
         ),
         folder=folder,

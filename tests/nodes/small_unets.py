@@ -211,6 +211,20 @@ def cross_attentions(unet: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def small_vae() -> Any:
+    """A VAE of four latent channels as ComfyUI builds Stable Diffusion's, narrow and random."""
+    import comfy.sd
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    fields = {
+        "double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32,
+        "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+    }  # fmt: skip
+    network = AutoencoderKL(ddconfig=dict(fields), embed_dim=4)
+    fill(network, seed=9)
+    return comfy.sd.VAE(sd=network.state_dict(), config={"params": {"ddconfig": fields, "embed_dim": 4}})
+
+
 @contextmanager
 def watch(model: Any) -> Iterator[Watch]:
     """Listen at every cross-attention of a MODEL's UNet, whoever replaces it: before and after what is computed."""

@@ -146,7 +146,7 @@ def test_left_to_right_gives_the_halves_of_one_evaluation_to_the_two(mini):
     def evaluate(patched):
         guider = CFGGuider(patched)
         guider.inner_set_conds({"positive": mini.text})
-        noise = torch.randn(1, 4, 16, 64, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(1, mini.vanilla.shape[1], 16, 64, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             return guider.sample(noise, torch.zeros_like(noise), OneStep(), torch.tensor([5.0, 0.0]))
 

@@ -17,6 +17,7 @@ from tests.nodes.small_unets import (
     latents,
     run_node,
     sample,
+    small_vae,
     watch,
 )
 
@@ -187,7 +188,7 @@ def test_inpainting_models_of_nine_channels(comfy, pack, kind, noise_mask):
     """InpaintModelConditioning: the mask and the masked picture enter the first convolution, before every site."""
     import nodes as host_nodes
 
-    vae = pack.load("nodes").LoadMini.execute().result[2]
+    vae = small_vae()
     model = build(kind)
     person = Person(pack, model)
     pixels = torch.rand(1, HEIGHT * 8, WIDTH * 8, 3, generator=torch.Generator().manual_seed(8))

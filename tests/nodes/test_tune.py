@@ -104,7 +104,8 @@ def test_the_host_computes_what_the_tuning_saw(person, tuned):
     module = person.pack.load("nodes.unet.tuned_model")
     model = person.inputs["model"]
     with torch.inference_mode(False), torch.no_grad():
-        latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        channels = model.model.latent_format.latent_channels
+        latents = torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(0))
         host = module.TunedHostModel(
             model, adapter, positive=person.inputs["positive"], latents=[latents], masks=[torch.ones(1, 1, 128, 128)]
         )
