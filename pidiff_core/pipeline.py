@@ -447,6 +447,7 @@ def paste_portraits(
     after = decode(model, edited, on_progress=lambda step: done(0.3 + 0.3 * step))
     pictures, changed = [], []
     for number, photo_bhwc in enumerate(photos_bhwc.split(1)):
+        check_interrupted()
         faces = [face for face, digest in enumerate(hashes) if digest == photo_hash(photo_bhwc)]
         if not faces:
             height, width = photo_bhwc.shape[1:3]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..errors import PIDiffError
+from ..errors import PIDiffError, check_interrupted
 from ..images import check_photo, resize_bchw, transform_points
 from ..shapes import check_number
 from .crop import COLOURS, blurred, crop_mask, cut_square, head_mask, is_over_photo, soften, strips_in_photo
@@ -157,11 +157,14 @@ def paste_face(
             f"The codes were read from a crop outside of this photo of {sizes['W']}x{sizes['H']} px. Connect the photo "
             "that was connected to PIDiff Encode Face."
         )
+    check_interrupted()
     side = max(place.size_px, after_bchw.shape[-1])
     crop = resize_bchw(cut_square(photo_bhwc, place.matrix, size=place.size_px), side)
     before, after = _enlarged(before_bchw.float(), side), _enlarged(after_bchw.float(), side)
     mask = _area(place, options, mask_b1hw, frame=frame, side=side)
+    check_interrupted()
     was, now = (_head(portrait, place, parser) for portrait in (before, after))
+    check_interrupted()
     gain, offset = torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1)
     if options.match_colour:
         gain, offset = _colours(crop, before, was, place)
@@ -169,6 +172,7 @@ def paste_face(
     colours = torch.lerp(_filled(after, now), after, _without_edge(now)) if float(now.min()) < 1.0 else after
     target, difference = colours * gain + offset, after - before
     either = now + (1.0 - now) * was  # a head, before or after
+    check_interrupted()
     if options.mode == "whole head":
         replaced = either
         if options.match_colour:
@@ -181,6 +185,7 @@ def paste_face(
     stack = torch.cat([difference * gain * was * now / 2.0, target / 2.0 + 0.5, replaced, mask], dim=1)
     pasted, changed = photo_bhwc.clone(), torch.zeros(1, *frame)
     for rows, columns, strip in strips_in_photo(stack, place.matrix, crop_size=place.size_px, size=frame):
+        check_interrupted()
         add, take, share, cover = (rearrange(part, "1 c h w -> 1 h w c") for part in strip.split([3, 3, 1, 1], dim=1))
         old = photo_bhwc[:, rows, columns]
         cover = cover.clamp(0.0, 1.0)
