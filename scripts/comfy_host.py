@@ -268,6 +268,7 @@ class ComfyServer(ComfyClient):
             command += ["--front-end-root", str(self.host.frontend)]
         # Threads that spin while they wait make small models 20 times slower if other programs are busy.
         environ = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+        environ["PYTHONFAULTHANDLER"] = "1"
         environ.update(self._environ)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -290,10 +291,20 @@ class ComfyServer(ComfyClient):
                 self.get_json("/system_stats")
                 return
             time.sleep(0.2)
+        self._dump_stacks()
         raise HostError(
-            f"ComfyUI {self.host.name} was not ready after {self._start_timeout_s:.0f} s. Its log:\n"
-            + self.log()[-4000:]
+            f"ComfyUI {self.host.name} was not ready after {self._start_timeout_s:.0f} s. Its log, with what its "
+            f"threads were doing at the end:\n{self.log()[-8000:]}"
         )
+
+    def _dump_stacks(self) -> None:
+        """End the server; Python's fault handler then writes every thread's stack into the log."""
+        assert self._process is not None
+        if os.name != "posix":
+            return
+        self._process.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
 
 
 def _free_port() -> int:

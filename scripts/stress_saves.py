@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "people/anna"
 QUEUED = 30  # saves that wait in the queue of a server that will be killed
+COUNTS = ("kills", "files", "lost", "half_written", "left_over")
 
 
 def save_job(number: int, photo: str) -> dict[str, Any]:
@@ -80,17 +81,17 @@ def saved(output: Path) -> tuple[int, int]:
 
 
 def kill_while_saving(
-    host: Host, *, kills: int, rng: random.Random, base: Path, minutes: float = math.inf
-) -> dict[str, int]:
+    host: Host, *, kills: int, rng: random.Random, base: Path, report: dict[str, int], minutes: float = math.inf
+) -> None:
     """Start, save, kill, start again; after `minutes` no further kill.
 
-    Returns:
-        kills that were made; files at the end; `lost`: files that vanished; `half_written`: temporary files that kills
-        have left; `left_over`: those that are there after the next start and its first save.
+    Args:
+        report: COUNTS from 0, counted up here. Kills that were made; files at the end; `lost`: files that vanished;
+            `half_written`: temporary files that kills have left; `left_over`: those that are there after the next start
+            and its first save.
     """
     from comfy_host import ComfyServer
 
-    report = {"kills": 0, "files": 0, "lost": 0, "half_written": 0, "left_over": 0}
     end = time.monotonic() + 60 * minutes
     while True:
         with ComfyServer(host, base=base) as server:
@@ -101,7 +102,7 @@ def kill_while_saving(
             report["left_over"] += temporary
             if report["kills"] == kills or time.monotonic() > end:
                 report["files"] = files
-                return report
+                return
             for number in range(1, QUEUED + 1):
                 server.queue(save_job(number, photo))
             time.sleep(rng.uniform(0.0, 2.0))
@@ -109,7 +110,6 @@ def kill_while_saving(
         report["kills"] += 1
         report["files"], temporary = saved(base / "output")
         report["half_written"] += temporary
-    return report
 
 
 def save_in_all(servers: Sequence[ComfyServer], output: Path, *, saves: int) -> dict[str, int]:
@@ -157,9 +157,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pidiff-saves-") as folder:
         if options.kills:
             rng = random.Random(options.seed)
-            report["killed"] = kill_while_saving(
-                host, kills=options.kills, rng=rng, base=Path(folder, "killed"), minutes=options.minutes
-            )
+            report["killed"] = dict.fromkeys(COUNTS, 0)
+            try:
+                kill_while_saving(
+                    host,
+                    kills=options.kills,
+                    rng=rng,
+                    base=Path(folder, "killed"),
+                    minutes=options.minutes,
+                    report=report["killed"],
+                )
+            except comfy_host.HostError:
+                print(json.dumps(report))  # what was found until then
+                raise
         if options.saves:
             output = Path(folder, "output")
             output.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -37,6 +38,18 @@ def test_the_users_own_comfyui_is_taken_from_the_environment(monkeypatch):
 def test_a_server_that_cannot_start_says_why(tmp_path):
     server = comfy_host.ComfyServer(comfy_host.prepare(), base=tmp_path, arguments=("--no-such-option",))
     with pytest.raises(comfy_host.HostError, match="no-such-option"), server:
+        pass
+    assert not server.is_alive()
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.name != "posix", reason="the fault handler is asked by a signal")
+def test_a_server_that_is_not_ready_in_time_says_what_it_was_doing(tmp_path):
+    server = comfy_host.ComfyServer(comfy_host.prepare(), base=tmp_path, start_timeout_s=1.0)
+    with (
+        pytest.raises(comfy_host.HostError, match=r'(?s)not ready after 1 s.*Fatal Python error: Aborted.*File "'),
+        server,
+    ):
         pass
     assert not server.is_alive()
 

@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 def test_a_killed_server_leaves_whole_files_and_nothing_else(tmp_path):
     host = comfy_host.prepare()
-    report = stress_saves.kill_while_saving(host, kills=1, rng=random.Random(3), base=tmp_path)
+    report = dict.fromkeys(stress_saves.COUNTS, 0)
+    stress_saves.kill_while_saving(host, kills=1, rng=random.Random(3), base=tmp_path, report=report)
+    assert report["kills"] == 1
     assert report["files"] >= 2
     assert (report["lost"], report["left_over"]) == (0, 0)
 
