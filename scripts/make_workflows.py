@@ -93,6 +93,10 @@ def blueprint_graph(
         object_info: of a running ComfyUI.
     """
     layout = LAYOUTS[blueprint.workflow]
+    workflow = {
+        node_id: {**node, "inputs": {**node["inputs"], **blueprint.settings.get(node_id, {})}}
+        for node_id, node in workflow.items()
+    }
     infos = {node_id: object_info[workflow[node_id]["class_type"]] for node_id in workflow}
     nodes = {
         node_id: _node(node_id, workflow[node_id], infos[node_id], order, layout)

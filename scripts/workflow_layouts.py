@@ -40,6 +40,7 @@ class Blueprint:
         widgets: node id and name of each widget that is shown on the node itself.
         description: shown in the node library.
         search_aliases: what else finds it there.
+        settings: node id -> widgets that do not have the workflow's values.
     """
 
     workflow: str
@@ -48,6 +49,7 @@ class Blueprint:
     widgets: tuple[tuple[str, str], ...]
     description: str
     search_aliases: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 # Files of the loaders, for ComfyUI's dialogue about missing models: name -> address and folder in models/.
@@ -514,5 +516,15 @@ BLUEPRINTS: Mapping[str, Blueprint] = {
         description="Adds the person of a photo to a MODEL: PIDiff Encode Face and PIDiff Apply Identity Adapter in "
         "one node.",
         search_aliases=("face", "likeness", "FaceID", "IPAdapter"),
+    ),
+    "PIDiff Edit a Person": Blueprint(
+        "pidiff_edit",
+        inside=("7", "6", "3"),
+        outputs=(("7", 0), ("6", 0), ("3", 1)),
+        widgets=(("6", "direction"), ("6", "amount"), ("6", "mix"), ("7", "strength"), ("7", "preset")),
+        description="Adds the edited person of a photo to a MODEL: PIDiff Encode Face, PIDiff Style Edit and PIDiff "
+        "Apply Identity Adapter in one node. Open it for the sliders and the live portrait.",
+        search_aliases=("edit face", "smile", "age", "expression", "face", "person"),
+        settings={"6": {"edits": ""}},
     ),
 }

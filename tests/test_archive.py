@@ -77,6 +77,7 @@ def test_what_only_developers_run_stays_out(names):
     assert {"__init__.py", "README.md", "LICENSE", "requirements.txt", "pyproject.toml"} <= names
     assert {
         "web/js/edit_panel.js",
+        "subgraphs/PIDiff Edit a Person.json",
         "subgraphs/PIDiff Photo to Person.json",
         *(f"samples/pidiff_sample_{number}.png" for number in (1, 2, 3)),
     } <= names

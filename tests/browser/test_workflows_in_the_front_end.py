@@ -198,3 +198,46 @@ def test_the_blueprint_is_found_by_search_and_draws_the_sample_person(page, serv
     page.wait_for_function("() => window.app.graph.getNodeById(10).imgs?.length === 1", timeout=180_000)
     page.screenshot(path=PICTURES / f"blueprint_{server.host.name}.png")
     assert not page.errors
+
+
+@pytest.mark.slow
+@in_the_newest
+def test_the_blueprint_for_edits_draws_the_edited_sample_person(page, server):
+    """Its direction and amount, on the outside, reach Style Edit inside; the second person need not be there."""
+    graph = json.loads((ROOT / "workflows" / "pidiff_edit.json").read_text())
+    kept = (1, 2, 8, 9, 10, 11, 12, 13)
+    graph["nodes"] = [node for node in graph["nodes"] if node["id"] in kept]
+    graph["links"] = [link for link in graph["links"] if link[1] in kept and link[3] in kept]
+    open_graph(page, server, graph)
+    page.wait_for_timeout(1000)
+    page.mouse.dblclick(800, 750)
+    page.wait_for_timeout(1000)
+    page.keyboard.type("Edit a Person", delay=10)
+    page.get_by_text("PIDiff Edit a Person").first.wait_for()
+    page.wait_for_timeout(500)
+    page.keyboard.press("Enter")
+    page.mouse.click(810, 760)
+    page.wait_for_function("() => window.app.graph._nodes.some((node) => node.title === 'PIDiff Edit a Person')")
+    shown = page.evaluate(
+        """() => {
+            const graph = window.app.graph;
+            const person = graph._nodes.find((node) => node.title === 'PIDiff Edit a Person');
+            const ends = {model: [1, 0], pidiff_model: [1, 3], image: [2, 0]};
+            for (const [name, [id, slot]] of Object.entries(ends))
+                graph.getNodeById(id).connect(slot, person, name);
+            person.connect(0, graph.getNodeById(11), 'model');
+            person.widgets.find((widget) => widget.name === 'direction').value = 'glasses';
+            return [person.widgets.map((widget) => widget.name), person.outputs.map((output) => output.name)];
+        }"""
+    )
+    assert shown == [["direction", "amount", "mix", "strength", "preset"], ["model", "wplus", "aligned"]]
+    job = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    inside = {node_id.split(":")[-1]: node for node_id, node in job.items() if ":" in node_id}
+    assert set(inside) == {"3", "6", "7"}
+    assert inside["6"]["inputs"]["direction"] == "glasses"
+    assert inside["6"]["inputs"]["edits"] == ""
+    assert "other" not in inside["6"]["inputs"]
+    page.evaluate("async () => window.app.queuePrompt(0)")
+    page.wait_for_function("() => window.app.graph.getNodeById(13).imgs?.length === 1", timeout=180_000)
+    page.screenshot(path=PICTURES / f"blueprint_edit_{server.host.name}.png")
+    assert not page.errors
