@@ -88,8 +88,7 @@ class BatchMaker:
             if codes.shape[1] >= 4:
                 other = rearranged_levels(other, codes, keep=keep[rows], levels=levels(codes.shape[1]))
             batch["other_codes"] = other
-            number = step * self.size + torch.arange(self.size, dtype=torch.float64)
-            chosen = ((number + 1) * config.extra_fraction).floor() > (number * config.extra_fraction).floor()
+            chosen = samples_of_extra_terms(step, size=self.size, fraction=config.extra_fraction)
             batch["extra_rows"] = chosen[rows].nonzero()[:, 0]
         return batch
 
@@ -118,6 +117,15 @@ class BatchMaker:
         if self.adapter.format == "pidiff":
             return torch.zeros(())
         return self.data.latent_avg.float()
+
+
+def samples_of_extra_terms(step: int, *, size: int, fraction: float) -> Tensor:
+    """(size,) bool: the samples of a step's batch on which the extra terms are computed.
+
+    They are spread evenly over all samples of a run, so that after any number of steps their share is `fraction`.
+    """
+    number = step * size + torch.arange(size, dtype=torch.float64)
+    return ((number + 1) * fraction).floor() > (number * fraction).floor()
 
 
 def _replaced(values: Tensor, dropped: Tensor, null: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from ..errors import PIDiffError
 from .data.options import PrepareOptions
 from .evaluate.options import EvaluateOptions
 from .loop import SHARDINGS, LoopConfig
-from .optimisers import OPTIMISERS
+from .optimisers import OPTIMISERS, SHARDABLE
 from .person import PersonOptions
 from .precision import PRECISIONS
 from .stages import AdapterOptions, SampleOptions
@@ -162,6 +162,12 @@ class Config:
     person: PersonOptions = field(default_factory=PersonOptions)
 
     def __post_init__(self) -> None:
+        if self.run.sharding == "fsdp2" and self.optimiser.name not in SHARDABLE:
+            raise PIDiffError(
+                f"optimiser.name is '{self.optimiser.name}' and run.sharding is fsdp2: it cannot compute on "
+                f"parameters that are shared out over processes. Choose one of {', '.join(SHARDABLE)}, or set "
+                "run.sharding to none."
+            )
         if not self.run.graphed:
             return
         for stage in ("extract", "localise"):

@@ -26,6 +26,8 @@ _PACKAGES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 }
 OPTIMISERS = ("adamw", *_PACKAGES)
 _WITHOUT_BETAS = ("adafactor",)
+SHARDABLE = ("adamw", "schedule-free")
+"""Those that compute on parameters which FSDP2 shares out over processes. The others fail at it (tried)."""
 
 
 def make_optimiser(

@@ -16,6 +16,7 @@ from pidiff_core.training.config_file import dump, load_config, preset_names
 from pidiff_core.training.data.buckets import bucket_sizes
 from pidiff_core.training.folder_lock import folder_lock
 from pidiff_core.training.loop import LoopConfig
+from pidiff_core.training.optimisers import OPTIMISERS, SHARDABLE
 from pidiff_core.training.trainer import check, check_data
 
 
@@ -79,6 +80,13 @@ def test_exception_for_what_cuda_graphs_cannot_do(overrides, match):
         load_config(overrides=[("run.graphed", "true"), *overrides])
     assert not load_config(overrides=overrides).loop("localise").graphed
     assert load_config(overrides=[("run.graphed", "true"), ("run.workers", "3")]).loop("extract").workers == 3
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIMISERS) - set(SHARDABLE)))
+def test_exception_for_an_optimiser_that_cannot_be_sharded(name):
+    with pytest.raises(PIDiffError, match=f"'{name}' and run.sharding is fsdp2.*Choose one of adamw"):
+        load_config(overrides=[("optimiser.name", name), ("run.sharding", "fsdp2")])
+    assert load_config(overrides=[("optimiser.name", name)]).optimiser.name == name
 
 
 def test_exception_for_cuda_graphs_of_several_sizes():
