@@ -168,6 +168,9 @@ class IdentityTraining(nn.Module):
             apart = disentanglement_loss(prediction[rows], exchanged, mask=mask[rows])
             terms["kept"], terms["apart"] = weight * kept.sum(), weight * apart.sum()
             loss = loss + config.kept_background * terms["kept"] + config.disentanglement * terms["apart"]
+        elif localising and config.extra_fraction and (config.kept_background or config.disentanglement):
+            # None of these samples has them. The names stay, because each is reduced over all processes.
+            terms["kept"] = terms["apart"] = torch.zeros_like(noise.detach())
         return {"loss": loss, **terms}
 
     @torch.no_grad()
