@@ -134,7 +134,7 @@ def test_the_slurm_script_of_the_documents(exported, tmp_path, root):
     hosts = 'scontrol() { echo localhost; }; srun() { "$@" & "$@"; wait; }\n'
     torchrun = f'torchrun() {{ "{sys.executable}" -m torch.distributed.run "$@"; }}\n'
     done = subprocess.run(
-        ["bash", "-c", hosts + torchrun + script], cwd=tmp_path, capture_output=True, text=True,
+        ["bash", "-c", hosts + torchrun + script], cwd=tmp_path, capture_output=True, text=True, timeout=600,
         env={
             **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root),
             "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_NODELIST": "localhost",
