@@ -14,13 +14,15 @@ FOLDER = Path(__file__).parent.parent / "data" / "version_0_1" / "workflows"
 
 
 def quick(workflow, image):
-    """The job with two steps, and this photo in its LoadImage nodes, read as a whole."""
+    """The job with two steps and one seed and cfg, and this photo in its LoadImage nodes, read as a whole."""
     for node in workflow.values():
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = image
         elif node["class_type"] == "EncodeIdentityW+":
             node["inputs"]["detector"] = "whole image"
-        elif node["class_type"] in ("KSampler", "PIDiffLocalise"):
+        elif node["class_type"] == "KSampler":
+            node["inputs"] |= {"steps": 2, "seed": 5, "cfg": 3.0}
+        elif node["class_type"] == "PIDiffLocalise":
             node["inputs"]["steps"] = 2
     return workflow
 
