@@ -12,6 +12,9 @@ step_vs_wplus            same terms / published
 step_vs_wplus_sampled    sampled / published
 unet_vs_wplus, ..._sampled   the same against the published step without its VAE and text encoder: the UNet alone
 memory_vs_wplus          peak memory, ours with gradient checkpointing / published; each in a process of its own
+
+--sdxl takes a UNet of SDXL's topology with narrow layers. W+ Adapter has no such step: here it gets the pooled text and
+the sizes too, and the SD 1.x encoders, so that only the figures of the UNet compare the two methods.
 """
 
 from __future__ import annotations
@@ -33,13 +36,23 @@ from torch import Tensor, nn
 
 from pidiff_core.adapter.adapter import IdentityAdapter
 from pidiff_core.adapter.config import AdapterConfig
+from pidiff_core.training.bases.base import predict as base_prediction
 from pidiff_core.training.bases.base import schedule
+from pidiff_core.training.batches import samples_of_extra_terms
 from pidiff_core.training.diffusers_processor import cross_attention_sites
 from pidiff_core.training.strategy import IdentityTraining, StrategyConfig
 
 ASKED = {"step_vs_wplus": 0.75, "step_vs_wplus_sampled": 0.60, "memory_vs_wplus": 0.8}
 FRACTION = 0.25
 CONTEXT, TOKENS, STYLES, CODE = 768, 77, 18, 512
+POOLED, SIZE_WIDTH = 1280, 256  # of SDXL's pooled text, and of the embedding of each of its six sizes
+NARROW_XL = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (64, 128, 256), "attention_head_dim": (1, 2, 4), "use_linear_projection": True,
+    "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time",
+    "addition_time_embed_dim": SIZE_WIDTH, "projection_class_embeddings_input_dim": POOLED + 6 * SIZE_WIDTH,
+}  # fmt: skip
 
 
 class PublishedProcessor(nn.Module):
@@ -98,11 +111,13 @@ class PublishedStep:
                     latents = self.vae.encode(inputs["images"]).latent_dist.sample() * 0.18215
                     context = self.text(inputs["ids"])[0]
             times, noise = inputs["timesteps"], inputs["noise"]
+            added = {name: inputs[name] for name in ("pooled", "size_conditions") if name in inputs}
             alphas = rearrange(self.alphas[times], "b -> b 1 1 1")
             noisy = alphas.sqrt() * latents + (1 - alphas).sqrt() * noise
 
             def predict(codes: Tensor) -> Tensor:
-                return self.unet(noisy, times, torch.cat([context, self.tokens(codes)], dim=1)).sample.float()
+                both = torch.cat([context, self.tokens(codes)], dim=1)
+                return base_prediction(self.unet, noisy, times, context=both, **added).float()
 
             own = predict(inputs["codes"])
             with torch.no_grad():
@@ -147,9 +162,7 @@ class OurStep:
 
     def __call__(self, inputs: dict[str, Tensor]) -> float:
         self.module.unet.set_attn_processor(dict(self.processors))
-        size = len(inputs["clean"])
-        rows = self.count * size + torch.arange(size, dtype=torch.float64)
-        chosen = ((rows + 1) * self.fraction).floor() > (rows * self.fraction).floor()
+        chosen = samples_of_extra_terms(self.count, size=len(inputs["clean"]), fraction=self.fraction)
         self.count += 1
         extra_rows = chosen.nonzero()[:, 0].to(inputs["clean"].device)
         with torch.autocast(extra_rows.device.type, torch.bfloat16, enabled=self.bf16):
@@ -161,15 +174,15 @@ class OurStep:
         return loss.item()
 
 
-def networks(device: torch.device, *, narrow: bool, encoders: bool) -> tuple[Any, Any, Any]:
-    """Random UNet, VAE and CLIP of Stable Diffusion 1.5; narrow ones to try the benchmark."""
+def networks(device: torch.device, *, narrow: bool, encoders: bool, sdxl: bool = False) -> tuple[Any, Any, Any]:
+    """Random UNet, VAE and CLIP of Stable Diffusion 1.5; narrow ones to try the benchmark, or for SDXL's topology."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
-    channels = (32, 64, 64, 64) if narrow else (320, 640, 1280, 1280)
+    layers: dict[str, Any] = {"block_out_channels": (32, 64, 64, 64) if narrow else (320, 640, 1280, 1280)}
     with device:
-        unet = UNet2DConditionModel(cross_attention_dim=CONTEXT, block_out_channels=channels)
+        unet = UNet2DConditionModel(cross_attention_dim=CONTEXT, **(NARROW_XL if sdxl else layers))
     vae = text = None
     if encoders:
         blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
@@ -185,7 +198,7 @@ def networks(device: torch.device, *, narrow: bool, encoders: bool) -> tuple[Any
     return unet.requires_grad_(False).eval(), vae, text
 
 
-def random_inputs(size_px: int, batch: int, device: torch.device) -> dict[str, Tensor]:
+def random_inputs(size_px: int, batch: int, device: torch.device, *, sdxl: bool = False) -> dict[str, Tensor]:
     """Of one step; the face covers a quarter of the picture."""
     generator = torch.Generator().manual_seed(1)
     side = size_px // 8
@@ -202,6 +215,9 @@ def random_inputs(size_px: int, batch: int, device: torch.device) -> dict[str, T
         "images": normal(3, size_px, size_px).clamp(-1, 1),
         "ids": torch.randint(0, 49407, (batch, TOKENS), generator=generator),
     }  # fmt: skip
+    if sdxl:
+        inputs["pooled"] = normal(POOLED)
+        inputs["size_conditions"] = torch.tensor([[size_px, size_px, 0, 0, size_px, size_px]] * batch).float()
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
@@ -219,6 +235,7 @@ def peak_bytes(which: str, options: argparse.Namespace) -> int:
     command = [sys.executable, str(Path(__file__).resolve().parents[1] / "scripts" / "bench.py"), "train"]
     command += ["--only", which, "--px", str(options.px), "--batch", str(options.batch), "--device", options.device]
     command += ["--precision", options.precision, *(["--narrow"] if options.narrow else [])]
+    command += ["--sdxl"] if options.sdxl else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -229,8 +246,8 @@ def measured_alone(options: argparse.Namespace, device: torch.device) -> int:
     """Two steps of one kind, and the peak memory of this process or of the GPU."""
     bf16 = options.precision == "bf16"
     published = options.only == "published"
-    unet, vae, text = networks(device, narrow=options.narrow, encoders=published)
-    inputs = random_inputs(options.px, options.batch, device)
+    unet, vae, text = networks(device, narrow=options.narrow, encoders=published, sdxl=options.sdxl)
+    inputs = random_inputs(options.px, options.batch, device, sdxl=options.sdxl)
     if published:
         step = PublishedStep(unet, vae, text, bf16=bf16)
         run: Callable[[], float] = lambda: step(inputs, encode=True)  # noqa: E731
@@ -256,8 +273,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of all three")
     parser.add_argument("--narrow", action="store_true", help="small networks, to try the benchmark")
+    parser.add_argument("--sdxl", action="store_true", help="narrow networks of SDXL's topology")
     parser.add_argument("--only", choices=("published", "ours"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    options.narrow |= options.sdxl
     device, bf16 = torch.device(options.device), options.precision == "bf16"
     if options.only:
         print(json.dumps({"peak_bytes": measured_alone(options, device)}))
@@ -265,8 +284,8 @@ def main(arguments: list[str]) -> int:
 
     memory = {which: peak_bytes(which, options) for which in ("published", "ours")}
     print(f"peak memory: published {memory['published'] / 2**30:.2f} GiB, ours {memory['ours'] / 2**30:.2f} GiB")
-    unet, vae, text = networks(device, narrow=options.narrow, encoders=True)
-    inputs = random_inputs(options.px, options.batch, device)
+    unet, vae, text = networks(device, narrow=options.narrow, encoders=True, sdxl=options.sdxl)
+    inputs = random_inputs(options.px, options.batch, device, sdxl=options.sdxl)
     published = PublishedStep(unet, vae, text, bf16=bf16)
     same = OurStep(unet, bf16=bf16, fraction=1.0)
     same.module.binding.detach()
@@ -296,6 +315,7 @@ def main(arguments: list[str]) -> int:
         "unet_vs_wplus": ratio("same terms", "published UNet"),
         "unet_vs_wplus_sampled": ratio("sampled", "published UNet"),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "base": "narrow sdxl" if options.sdxl else "narrow sd15" if options.narrow else "sd15",
         "px": options.px, "batch": options.batch, "precision": options.precision,
     }  # fmt: skip
     print(json.dumps(result))
