@@ -27,9 +27,10 @@ def test_the_last_line_is_one_json_object(root):
 
 
 @pytest.mark.slow
-def test_both_steps_train_their_adapter_and_nothing_else():
-    unet, vae, text = networks(CPU, narrow=True, encoders=True)
-    inputs = random_inputs(64, 2, CPU)
+@pytest.mark.parametrize("sdxl", [False, True])
+def test_both_steps_train_their_adapter_and_nothing_else(sdxl):
+    unet, vae, text = networks(CPU, narrow=True, encoders=True, sdxl=sdxl)
+    inputs = random_inputs(64, 2, CPU, sdxl=sdxl)
     frozen = [parameter.clone() for parameter in unet.parameters()]
     published = PublishedStep(unet, vae, text, bf16=False)
     before = [parameter.clone() for parameter in published.own.parameters()]
