@@ -167,7 +167,7 @@ def main() -> int:
                     minutes=options.minutes,
                     report=report["killed"],
                 )
-            except comfy_host.HostError:
+            except BaseException:
                 print(json.dumps(report))  # what was found until then
                 raise
         if options.saves:
