@@ -102,7 +102,8 @@ def soak(
             files, sockets = crowd.handles_after(before)
             saved = _files(base / "output") - saved
             left_over = _files(temporary) + len([path for path in base.rglob("*") if ".tmp" in path.name])
-    tenth, warm = jobs // 10, jobs // 4
+    tenth = jobs // 10
+    warm = max(jobs // 4, min(100, jobs // 2))  # the allocator's arenas are complete after 60 jobs or so
     start, end = (statistics.median(crowd.resident[part]) for part in (slice(warm, warm + tenth), slice(-tenth, None)))
     counts = crowd.counts
     report = {

@@ -43,7 +43,7 @@ def edit(nodes, model, codes, direction):
 
 @pytest.mark.slow
 def test_measured_directions_of_mini_are_saved_shown_and_edit(nodes, model):
-    strips, report = nodes.FindDirections.execute(model, "measured", "world", samples=48, seed=1).result
+    strips, report = nodes.FindDirections.execute(model, "measured", "world", samples=200, seed=1).result
     assert strips.shape == (6, 64, 5 * 64, 3)
     names = [line.partition(":")[0] for line in report.splitlines()[1:]]
     assert names == ["yaw", "pitch", "smile", "face length", "skin lightness", "hair lightness"]
