@@ -268,8 +268,7 @@ class ComfyServer(ComfyClient):
             command += ["--front-end-root", str(self.host.frontend)]
         # Threads that spin while they wait make small models 20 times slower if other programs are busy.
         environ = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-        environ["PYTHONFAULTHANDLER"] = "1"
-        environ.update(self._environ)
+        environ |= {"PYTHONFAULTHANDLER": "1", **self._environ}
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, *self._arguments],

@@ -154,24 +154,28 @@ def test_a_warning_is_shown_on_its_node_and_goes_with_its_cause(page, server):
     assert not page.errors
 
 
-@pytest.mark.slow
-@in_the_newest
-def test_the_blueprint_is_found_by_search_and_draws_the_sample_person(page, server):
-    """`subgraphs/`: put into a graph from the search box, in place of the two nodes that it has inside."""
-    graph = json.loads((ROOT / "workflows" / "pidiff_mini.json").read_text())
-    kept = (1, 2, 5, 6, 7, 8, 9, 10)
+def put_blueprint(page, server, name, *, into, kept):
+    """Open a shipped workflow with the nodes `kept` alone, and put one of `subgraphs/` in from the search box."""
+    graph = json.loads((ROOT / "workflows" / f"{into}.json").read_text())
     graph["nodes"] = [node for node in graph["nodes"] if node["id"] in kept]
     graph["links"] = [link for link in graph["links"] if link[1] in kept and link[3] in kept]
     open_graph(page, server, graph)
     page.wait_for_timeout(1000)
     page.mouse.dblclick(800, 750)
     page.wait_for_timeout(1000)
-    page.keyboard.type("Photo to Person", delay=10)
-    page.get_by_text("PIDiff Photo to Person").first.wait_for()
+    page.keyboard.type(name.removeprefix("PIDiff "), delay=10)
+    page.get_by_text(name).first.wait_for()
     page.wait_for_timeout(500)
     page.keyboard.press("Enter")
     page.mouse.click(810, 760)  # puts the node down
-    page.wait_for_function("() => window.app.graph._nodes.some((node) => node.title === 'PIDiff Photo to Person')")
+    page.wait_for_function(f"() => window.app.graph._nodes.some((node) => node.title === '{name}')")
+
+
+@pytest.mark.slow
+@in_the_newest
+def test_the_blueprint_is_found_by_search_and_draws_the_sample_person(page, server):
+    """`subgraphs/`: put into a graph from the search box, in place of the two nodes that it has inside."""
+    put_blueprint(page, server, "PIDiff Photo to Person", into="pidiff_mini", kept=(1, 2, 5, 6, 7, 8, 9, 10))
     shown = page.evaluate(
         """() => {
             const graph = window.app.graph;
@@ -204,20 +208,7 @@ def test_the_blueprint_is_found_by_search_and_draws_the_sample_person(page, serv
 @in_the_newest
 def test_the_blueprint_for_edits_draws_the_edited_sample_person(page, server):
     """Its direction and amount, on the outside, reach Style Edit inside; the second person need not be there."""
-    graph = json.loads((ROOT / "workflows" / "pidiff_edit.json").read_text())
-    kept = (1, 2, 8, 9, 10, 11, 12, 13)
-    graph["nodes"] = [node for node in graph["nodes"] if node["id"] in kept]
-    graph["links"] = [link for link in graph["links"] if link[1] in kept and link[3] in kept]
-    open_graph(page, server, graph)
-    page.wait_for_timeout(1000)
-    page.mouse.dblclick(800, 750)
-    page.wait_for_timeout(1000)
-    page.keyboard.type("Edit a Person", delay=10)
-    page.get_by_text("PIDiff Edit a Person").first.wait_for()
-    page.wait_for_timeout(500)
-    page.keyboard.press("Enter")
-    page.mouse.click(810, 760)
-    page.wait_for_function("() => window.app.graph._nodes.some((node) => node.title === 'PIDiff Edit a Person')")
+    put_blueprint(page, server, "PIDiff Edit a Person", into="pidiff_edit", kept=(1, 2, 8, 9, 10, 11, 12, 13))
     shown = page.evaluate(
         """() => {
             const graph = window.app.graph;
